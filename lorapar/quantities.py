@@ -137,8 +137,10 @@ _OTHER_WAYS = (
     (re.compile(r"(?<=[A-Za-z])\s+/\s+(?=[A-Za-z])"), "/"),
     (re.compile(r"(?<=[0-9])\s?\*\*\s?(?=[-+]?[0-9])"), "^"),
     (re.compile(r"(?<![^\s$])([0-9]{1,3}) and (?=[0-9]{1,3}/[0-9]{1,3}(?![0-9/]))"), r"\1 "),
+    (re.compile(rf"(?<=[0-9])\s*\(({_UNIT_WORD}(?: {_UNIT_WORD}){{0,2}}|%)\)\s*\Z"), r" \1"),
+    (re.compile(r"(?<=[0-9])[,.][-\u2013](?=\s|\Z)"), ""),
 )
-"""Rates, Python's powers, and `1 and 1/2`, where a text is one number."""
+"""Rates, Python's powers, `1 and 1/2`, `18 (apples)` and the price `18,-`, where a text is one number."""
 _ESCAPED_BRACES = ((re.compile(r"\\([{}])"), r"\1"),)
 _TIMES_TEN = re.compile(
     r"(?<=[0-9])\s*(?:[xX\u00d7\u00b7*]|\\times|\\cdot)\s*10\s*"

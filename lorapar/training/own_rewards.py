@@ -124,7 +124,7 @@ class OwnReward:
         return [self._number(value) for value in returned]
 
     def _number(self, value: Any) -> float | None:
-        if value is None:
+        if value is None or type(value).__name__ == "NAType":  # pandas' word for None
             return None
         if not isinstance(value, Real | Decimal) and hasattr(value, "item"):  # one number of NumPy or torch
             with contextlib.suppress(ValueError, RuntimeError):
@@ -272,7 +272,9 @@ def _keyword_only(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
 
 
 def _reason(error: BaseException) -> str:
-    """What was raised, in one line."""
+    """What was raised, in one line; of several, such as a task group's, the first."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
     try:
         shown = _shortened(" ".join(str(error).split()))
     except Exception:  # of a class that cannot be shown

@@ -127,6 +127,10 @@ number = 3
 def abstains(completions, references):
     return [None if place else 0.5 for place, _ in enumerate(completions)]
 
+def no_values(completions, references):
+    import pandas as pd
+    return [0.5, *[pd.NA for _ in completions[1:]]]
+
 def arrays(completions, references):
     import numpy as np
     return np.array([len(text) for text in completions], dtype=np.float32)
@@ -223,6 +227,15 @@ def raises_shy(completions, references):
 def without_length(completions, references):
     return NoLength(1.0 for _ in completions)
 
+async def of_a_group(completions, references):
+    import asyncio
+    async def late():
+        raise TimeoutError("the judge did not answer")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(late())
+    return [0.0 for _ in completions]
+
+
 def half_a_pair(completions, references):
     raise ValueError("broken \\udc80 text")
 
@@ -280,6 +293,7 @@ def test_a_reward_of_ones_own_by_import_path(own_module: str) -> None:
         ("shy", "finite numbers, got a Shy; for"),
         ("raises_shy", r"raises_shy failed: ShyError \("),
         ("without_length", "without_length failed: RuntimeError: no length"),
+        ("of_a_group", "of_a_group failed: TimeoutError: the judge did not answer"),
         ("half_a_pair", r"half_a_pair failed: ValueError: broken \\udc80 text"),
         ("too_large", r"numbers of at most 1e\+15, got 1e\+300: training squares them in float32"),
     ],
@@ -309,6 +323,7 @@ def test_a_module_that_is_not_there_and_a_misspelt_name() -> None:
     ("function", "values"),
     [
         ("abstains", [0.5, None, None]),
+        ("no_values", [0.5, None, None]),
         ("arrays", [1.0, 2.0, 0.0]),
         ("tensors", [1.0, 2.0, 0.0]),
         ("column", [1.0, 2.0, 0.0]),
