@@ -98,7 +98,7 @@ def _story_rows(train: int, heldout: int, rng: random.Random) -> list[Row]:
     """System 2 rows, the training ones first; a sum may occur in several stories of its split."""
     pools = {steps: _draw(sums := _all_sums(steps), len(sums), rng) for steps in sorted(set(STEPS))}
     kept = {steps: pool[::HELDOUT_SUMS] for steps, pool in pools.items()}
-    rest = {steps: [story for story in pool if story not in kept[steps]] for steps, pool in pools.items()}
+    rest = {steps: [story for place, story in enumerate(pool) if place % HELDOUT_SUMS] for steps, pool in pools.items()}
     return _stories(rest, train, rng) + _stories(kept, heldout, rng)
 
 
