@@ -129,10 +129,14 @@ def _ended(pid: int) -> bool:
 
 
 def _import_everything() -> None:
+    """Import what any run does, read its code and compile its page; a fork has it all, and its collector skips it."""
+    import gc
+
     import datasets
     import peft
     import torch
     import trl
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     import lorapar.cli
     import lorapar.local.runner
@@ -140,12 +144,18 @@ def _import_everything() -> None:
     import lorapar.store.s3
     import lorapar.training.rl
     import lorapar.training.sft
+    from lorapar.report.page import environment
     from lorapar.stages.code import code_digest
     from lorapar.stages.contract import STAGE_NAMES
 
+    get_checkpoint_conversion_mapping("llama")  # it compiles a thousand patterns the first time
     assert all((datasets, peft, torch, trl, lorapar))
     for stage in STAGE_NAMES:
         code_digest(f"lorapar.stages.{stage}")
+    for template in environment().list_templates(extensions=["html"]):
+        environment().get_template(template)
+    gc.collect()
+    gc.freeze()  # or every stage's collection would look through a million objects: half a second
 
 
 def _serve() -> list[str] | None:
