@@ -28,11 +28,17 @@ def module(tmp_path, monkeypatch):
 def owned():
     """What the command does before it begins."""
     gc.freeze()
-    yield
+
+
+@pytest.fixture
+def another_program():
+    """Nothing is frozen, unlike in the tests' own processes."""
     gc.unfreeze()
+    yield
+    gc.freeze()
 
 
-def test_no_garbage_is_looked_for_while_modules_are_imported(module):
+def test_no_garbage_is_looked_for_while_modules_are_imported(module, another_program):
     name = module("slow_module", "import gc\ncollecting = gc.isenabled()\nkept = [[] for _ in range(9000)]\n")
     before = gc.get_freeze_count()
     import_at_once(name)
