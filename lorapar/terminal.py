@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
+from unicodedata import category
 
 from lorapar.redaction import redact
 
@@ -116,6 +117,11 @@ class LineProgress:
                 discard(stream)
 
 
+def harmless(text: str) -> str:
+    """A model's text without control characters: it may write anything, and a terminal would obey some of it."""
+    return "".join("?" if category(letter) == "Cc" and letter not in "\n\t" else letter for letter in text)
+
+
 class SideBySide:
     """Texts in columns that grow while they are written; where nothing can be redrawn, each as a whole once it ends."""
 
@@ -137,7 +143,7 @@ class SideBySide:
 
     def grow(self, place: int, text: str) -> None:
         """A column's text so far."""
-        self._texts[place] = redact(text)
+        self._texts[place] = harmless(redact(text))
         if self._live is not None:
             self._live.update(self._drawn())
 

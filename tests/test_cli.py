@@ -61,7 +61,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(cli, tmp_path, arguments, message
         (["adapters", "promote", "x@1", "--alias", "../evil"], "promote has no option --alias; `lorapar adapters"),
         (["rnu"], "Did you mean 'run'?"),
         (["stage"], "Missing argument 'name'"),
-        (["run", "--until"], "Option '--until' requires an argument"),
+        (["run", "--until"], "Option '--until' requires an argument; `lorapar run --help` lists what there is"),
+        (["adapters", "list", "--json=1"], "does not take a value; `lorapar adapters list --help` lists"),
     ],
 )
 def test_a_misspelt_command_line_is_one_line_too(cli, arguments, message):

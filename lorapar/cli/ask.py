@@ -235,16 +235,17 @@ def _write(answers: Iterator[AskedDocument], output: Path | None, total: int) ->
         for one in answers:
             opened.write(one.model_dump_json() + "\n")
             opened.flush()
-    err.print_line(f"{total} answers: {output}", "green")
+    err.print_line(f"{total} {'answer' if total == 1 else 'answers'}: {output}", "green")
 
 
 def _show(asked: AskedDocument) -> None:
+    from lorapar.terminal import harmless
+
     for name, answer in (("base", asked.base), ("adapter", asked.adapter)):
         if answer is not None:
             out.print(f"{name}:", style="bold", highlight=False)
-            out.print(
-                answer.text + (" [cut off]" if answer.cut_off else ""), markup=False, highlight=False, soft_wrap=True
-            )
+            text = harmless(answer.text) + (" [cut off]" if answer.cut_off else "")
+            out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _turn(pair: Pair, text: str, histories: dict[bool, list[Turn]], system: System | None, limit: int) -> None:

@@ -26,7 +26,12 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Raise BadInputError for an empty value and for an address where a local path belongs."""
-        given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        try:
+            given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        except Exception as problem:
+            if is_usage_problem(problem) and problem.ctx is None:
+                problem.ctx = ctx  # the parser leaves out whose option it was, so its help could not be named
+            raise
         annotations = get_type_hints(self.callback)
         for parameter in self.params:
             annotation = annotations.get(str(parameter.name))
@@ -72,6 +77,8 @@ class UsageProblem(Protocol):
     """What typer raises for a command line it cannot read. Its class is click's, which typer carries privately."""
 
     exit_code: int
+    ctx: Any
+    """The command that was called; None where the parser did not say."""
 
     def format_message(self) -> str:
         """What is wrong, in words."""
@@ -89,7 +96,7 @@ def usage_line(problem: UsageProblem) -> str | None:
     """One line that says what is wrong, the nearest right word, and where help is; None where help itself is shown."""
     if type(problem).__name__ == "NoArgsIsHelpError":
         return None
-    context = getattr(problem, "ctx", None)
+    context = problem.ctx
     command = context.command_path if context is not None else "lorapar"
     option = getattr(problem, "option_name", None)
     if option is not None and type(problem).__name__ == "NoSuchOption":

@@ -153,20 +153,17 @@ def _completions(live: LiveNode) -> Any:
     from rich.table import Table
     from rich.text import Text
 
+    from lorapar.terminal import harmless
+
     table = Table("question", f"completion in step {live.rollouts[0].get('step')}", "reward", header_style="bold")
     for line in live.rollouts[:_SHOWN]:
         reward = line.get("reward")
-        reward_text = "no say" if reward is None else f"{reward:.3g}"
+        reward_text = "none" if reward is None else f"{reward:.3g}"
         texts = (str(line.get("question", ""))[-160:], str(line.get("completion", ""))[:320])
         table.add_row(
-            *(Text(_harmless(text)) for text in texts), reward_text + (", cut off" if line.get("cut_off") else "")
+            *(Text(harmless(text)) for text in texts), reward_text + (", cut off" if line.get("cut_off") else "")
         )
     return table
-
-
-def _harmless(text: str) -> str:
-    """Without what would move the cursor or clear the screen: a model may write anything."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
 
 
 _PACKAGES = ("starlette", "uvicorn")

@@ -204,6 +204,7 @@ def merge(adapter: LocalAdapter, folder: Path, progress: Progress) -> float:
 
 def _merge_into(adapter: LocalAdapter, folder: Path, progress: Progress) -> float:
     from lorapar.basemodel import load_model, load_tokenizer
+    from lorapar.basemodel.quiet import quiet
     from lorapar.evaluation.transformers_engine import with_adapter
     from lorapar.registry.verify import MAX_LOGIT_DIFFERENCE
 
@@ -218,7 +219,8 @@ def _merge_into(adapter: LocalAdapter, folder: Path, progress: Progress) -> floa
     with with_adapter(load_model(adapter.model, progress), adapter.folder) as adapted:
         expected = _logits(adapted, tokenizer)
         merged: Any = cast("Any", adapted).merge_and_unload(safe_merge=True)
-        merged.save_pretrained(folder)
+        with quiet():
+            merged.save_pretrained(folder)
     del adapted, merged
     _write_text_side(tokenizer, folder)
     progress.advance()

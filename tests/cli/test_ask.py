@@ -14,8 +14,8 @@ import typer.testing
 from rich.console import Console
 
 from lorapar.cli import app
-from lorapar.cli.ask import _typed
-from lorapar.cli.documents import AskedDocument
+from lorapar.cli.ask import _show, _typed
+from lorapar.cli.documents import AskedDocument, SaidDocument
 from lorapar.errors import BadInputError, ExitCode
 from lorapar.serving.here import Pair, question, read_adapter
 from lorapar.terminal import Column, SideBySide
@@ -131,8 +131,22 @@ def test_columns_grow_side_by_side_at_a_terminal() -> None:
     assert "yes" in last
 
 
+def test_no_escape_sequence_of_a_model_reaches_the_terminal(capsys) -> None:
+    written = "a\x1b]0;title\x07\x9b2J\tb\u3000c\n"
+    answer = SaidDocument(text=written, tokens=9, cut_off=False)
+    _show(AskedDocument(id="1", question="Why?", system=None, base=None, adapter=answer))
+    screen = Console(file=io.StringIO(), force_terminal=True, width=60)
+    with SideBySide(screen, ("base",), redraws=False) as shown:
+        shown.finish(0, written)
+    for printed in (capsys.readouterr().out, screen.file.getvalue()):
+        assert "a?]0;title??2J" in printed
+        assert "b\u3000c" in printed
+
+
 def test_merged_goes_into_a_new_folder(tiny_run, tmp_path) -> None:
-    message = call("export", tiny_run / "adapter", "--merged", tmp_path / "model")
-    assert "no logit differs" in message
+    arguments = ["export", str(tiny_run / "adapter"), "--merged", str(tmp_path / "model")]
+    result = typer.testing.CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert "no logit differs" in result.stdout
+    assert "it/s" not in result.output, "transformers draws no bar of its own"
     with pytest.raises(BadInputError, match="is not empty"):
         call("export", tiny_run / "adapter", "--merged", tmp_path / "model")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,7 +98,13 @@ def test_every_command_that_lists_or_shows_has_json() -> None:
 @pytest.mark.parametrize(("name", "command"), list(commands()), ids=[name for name, _ in commands()])
 def test_help_shows_an_example_of_each_command(name: str, command: Any) -> None:
     _, _, examples = command.help.partition("\n\nExample")
-    assert f"`lorapar {name}" in examples
+    lines = re.findall(r"`lorapar ([^`]+)`", examples)
+    assert lines
+    for line in lines:
+        before, _, rest = line.partition(name)
+        assert not before, f"{line}: is an example of another command"
+        words = re.split(r" [>|] ", rest)[0]
+        command.make_context(name, shlex.split(words))
 
 
 def test_presets_and_one_with_its_settings() -> None:
