@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "troubleshooting.md"
 FOREIGN = (
     "must specify limits.cpu",  # Kubernetes, resource quota
+    "must be less than or equal to cpu limit",  # Kubernetes, a LimitRange
+    "maximum memory usage per Container is",
     "unable to validate against any security context constraint",  # OpenShift
     "runAsUser: Invalid value: 10001",
     "Address family not supported",  # the C library

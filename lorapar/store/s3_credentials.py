@@ -16,16 +16,18 @@ from traceback import walk_tb
 from typing import Any
 
 from lorapar.redaction import remember_secret
+from lorapar.store.s3_errors import meant
 
 STALE = frozenset(
     {
         *("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"),
+        *("SecurityTokenExpired", "TokenExpired", "Unauthorized"),
         *("InvalidAccessKeyId", "InvalidClientTokenId", "UnrecognizedClientException"),
         *("InvalidToken", "InvalidTokenId", "SignatureDoesNotMatch"),
     }
 )
 """Error codes that new keys may cure."""
-_HEAD_STATUSES = ("400", "403")
+_HEAD_STATUSES = ("400", "401", "403")
 """What stands for a code in the answer to a HEAD request, which has no body."""
 _RENEWALS = 2
 """How often to repeat a request with other keys."""
@@ -72,7 +74,8 @@ class RenewedCredentials:
         """0 (seconds to wait) where the request should be repeated, else None: then botocore decides."""
         if response is None or response[0].status_code < 400:
             return None
-        code = str(response[1].get("Error", {}).get("Code", ""))
+        error = response[1].get("Error", {})
+        code = meant(str(error.get("Code", "")), str(error.get("Message", "")))
         context = request_dict["context"]
         if code not in STALE and not (operation.name.startswith("Head") and code in _HEAD_STATUSES):
             return None

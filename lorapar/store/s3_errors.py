@@ -72,7 +72,7 @@ _CAUSES = {
     ("SignatureDoesNotMatch", "InvalidSignatureException"): (
         "wrong key: the secret key in use does not fit its access key; check AWS_SECRET_ACCESS_KEY or the profile"
     ),
-    ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"): (
+    ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "SecurityTokenExpired", "TokenExpired"): (
         "the session token has expired; sign in again or renew the credentials, then run the same command again"
     ),
     ("InvalidToken", "InvalidIdentityToken", "InvalidIdentityTokenException"): (
@@ -157,7 +157,7 @@ def refused_in_batch(where: str, endpoint: str, entry: Mapping[str, Any]) -> Lor
 def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
     """The error for a server's answer."""
     message = _one_line(error.response.get("Error", {}).get("Message", ""))
-    code = _meant(code_of(error), message)
+    code = meant(code_of(error), message)
     if code in MISSING and (code == "NoSuchKey" or error.operation_name in _OF_AN_OBJECT):
         return NotFoundError(f"{where}: there is no such object")
     if code == "NoSuchBucket":
@@ -229,12 +229,12 @@ def _keys(code: str, message: str) -> str:
     return ""
 
 
-def _meant(code: str, message: str) -> str:
+def meant(code: str, message: str) -> str:
     """AWS's code where a server reports expired credentials as denied access, or a missing MD5 as a bad request."""
     if code in ("InvalidRequest", "InvalidArgument") and re.search(r"content-?md5", message, re.IGNORECASE):
         return "MissingContentMD5"
     expired = re.search(r"(request|token|session|credential)\w* (?:has|have|is) expired", message, re.IGNORECASE)
-    if code != "AccessDenied" or expired is None:
+    if code not in _DENIED or expired is None:
         return code
     return "RequestExpired" if expired[1].lower() == "request" else "ExpiredToken"
 

@@ -397,8 +397,9 @@ def test_pull_secrets_that_are_none_are_refused(wrong: Any) -> None:
     assert "images.pullSecrets" in done.error
 
 
-def test_mirror_and_pull_secrets_of_an_umbrella_hold_where_the_chart_names_none(tmp_path) -> None:
-    above = {"imageRegistry": "mirror.example:5000/all", "imagePullSecrets": ["above"]}
+@pytest.mark.parametrize("secrets", [["above"], "above", {"name": "above"}], ids=str)
+def test_mirror_and_pull_secrets_of_an_umbrella_hold_where_the_chart_names_none(secrets: Any) -> None:
+    above = {"imageRegistry": "mirror.example:5000/all", "imagePullSecrets": secrets}
     for name, spec in pods(render(values={"global": above})):
         assert spec["imagePullSecrets"] == [{"name": "above"}], name
         assert all(one["image"].startswith("mirror.example:5000/all/lorapar/") for one in containers(spec))

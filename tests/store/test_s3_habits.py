@@ -19,7 +19,10 @@ from lorapar.store.base import DeniedError, ObjectInfo, Transfer
 from tests.store.s3_in_memory import _Handler
 
 FIRST, SECOND = "FIRSTKEY00000001", "SECONDKEY0000002"
-EXPIRED = ("ExpiredToken", "InvalidAccessKeyId", "InvalidClientTokenId", "RequestExpired", "SignatureDoesNotMatch")
+EXPIRED = (
+    *("ExpiredToken", "InvalidAccessKeyId", "InvalidClientTokenId", "RequestExpired", "SignatureDoesNotMatch"),
+    *("SecurityTokenExpired", "AccessDenied"),
+)
 
 
 @pytest.fixture
@@ -38,7 +41,8 @@ def keys(server, tmp_path, monkeypatch):
 
 
 def refuse_key(code):
-    return lambda request: (400, code, "no longer") if FIRST in request.headers.get("authorization", "") else None
+    words = "The security token has expired" if code == "AccessDenied" else "no longer"
+    return lambda request: (400, code, words) if FIRST in request.headers.get("authorization", "") else None
 
 
 @pytest.mark.parametrize("code", EXPIRED)
@@ -52,6 +56,15 @@ def test_keys_that_were_renewed_in_their_file_are_found(server, keys, tree, code
     assert put_tree(store, tree).files, "uploads go through the transfer manager"
     refused = [one for one in server.requests if FIRST in one.headers["authorization"]]
     assert len(refused) == 2, "one before, and one that was made again; nothing later came with the old key"
+
+
+def test_a_right_that_is_lacking_is_not_asked_for_again(server, keys):
+    store = open_store("s3://runs/x")
+    keys(SECOND)
+    server.refuse = lambda request: (403, "AccessDenied", "Access Denied")
+    with pytest.raises(DeniedError):
+        store.write("after", b"x")
+    assert len(server.of("PUT")) == 1
 
 
 def test_keys_that_are_the_same_end_with_the_servers_words(server, keys):

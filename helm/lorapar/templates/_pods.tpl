@@ -61,10 +61,11 @@ container's own, `extraEnv`, and the server's own `extraEnv`. */}}
 {{- end -}}
 {{- end }}
 
-{{/* Names of the image pull Secrets as JSON, from `NAME` or `{name: NAME}`. */}}
+{{/* Names of the image pull Secrets as JSON, from a list of `NAME` or `{name: NAME}`, or one of these alone. */}}
 {{- define "lorapar.pullSecrets" -}}
 {{- $names := list -}}
-{{- range .Values.images.pullSecrets | default (.Values.global | default dict).imagePullSecrets -}}
+{{- $given := .Values.images.pullSecrets | default (.Values.global | default dict).imagePullSecrets -}}
+{{- range ternary $given (ternary (list $given) list (not (empty $given))) (kindIs "slice" $given) -}}
 {{- if kindIs "string" . -}}{{- $names = append $names . -}}{{- else -}}{{- $names = append $names .name -}}{{- end -}}
 {{- end -}}
 {{- $names | uniq | toJson -}}
