@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from lorapar.errors import ExitCode
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "troubleshooting.md"
 FOREIGN = (
@@ -151,6 +153,12 @@ def test_what_the_page_quotes_is_what_is_printed(part: str) -> None:
 
 def test_what_others_print_is_quoted() -> None:
     assert set(FOREIGN) <= set(quoted())
+
+
+@pytest.mark.parametrize("code", [one for one in ExitCode if one is not ExitCode.OK], ids=lambda code: code.name)
+def test_every_exit_code_has_a_row(code: ExitCode) -> None:
+    rows = [row for row in PAGE.read_text(encoding="utf-8").splitlines() if row.startswith("| ")]
+    assert any(row.startswith(f"| exit code {int(code)}") for row in rows)
 
 
 @pytest.mark.parametrize(

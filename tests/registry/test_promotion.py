@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lorapar.errors import BadInputError, IntegrityError, NotBetterError, StaleError
+from lorapar.cli import main
+from lorapar.errors import BadInputError, ExitCode, IntegrityError, NotBetterError, StaleError
 from lorapar.registry import Registry
 from lorapar.registry.promotion import promote, promote_by_hand, roll_back, start_canary
 from lorapar.registry.verdicts import Incumbent, PublishedVersion, Verdict
@@ -54,6 +55,24 @@ def test_without_such_a_verdict_only_a_reason_moves_it(registry) -> None:
     promote_by_hand(registry, version, "the old one leaks")
     record = registry.read_alias("maths", "production")
     assert (record.version, record.reason) == (2, "by hand: the old one leaks")
+
+
+@pytest.mark.parametrize(
+    ("against", "code", "words"),
+    [
+        (None, ExitCode.NOT_BETTER, "lorapar: maths@2: no gate has judged it"),
+        (3, ExitCode.STALE, "lorapar: maths@2: gate stale: it was judged against version 3, and production names"),
+        (1, ExitCode.OK, "maths@production moved from version 1 to version 2"),
+    ],
+)
+def test_the_command_ends_with_the_code_of_the_verdict(registry, monkeypatch, capsys, against, code, words) -> None:
+    if against is not None:
+        verdict(registry, 2, better=True, against=against)
+    monkeypatch.setattr("sys.argv", ["lorapar", "adapters", "promote", "maths@2", "--registry", registry.store.address])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == code
+    assert words in "".join(capsys.readouterr())
 
 
 def test_a_verdict_that_is_reported_again_after_another_one_is_the_last(registry) -> None:
