@@ -6,15 +6,17 @@ A model in a bucket is a folder as save_pretrained writes it; one that another t
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lorapar.basemodel.cache import cache_root, cached_folder
+from lorapar.basemodel.quantized import SIDECARS, with_sidecar
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.extras import pip_install
 from lorapar.progress import Progress
-from lorapar.store import Manifest, NotFoundError, is_s3, open_store, storage_errors
+from lorapar.store import Manifest, NotFoundError, ObjectStore, is_s3, open_store, storage_errors
 from lorapar.store.copy import RemoteTree, copy_down, copy_up, find_tree
 from lorapar.store.file_system import locked
 
@@ -71,8 +73,14 @@ def text_folder(config: ModelConfig) -> Path:
 
 def bucket_config(config: ModelConfig) -> dict[str, Any]:
     """The model's config.json, read alone."""
-    values: dict[str, Any] = json.loads(open_store(config.name).read("config.json"))
-    return values
+    store = open_store(config.name)
+    there = {info.key for info in store.list("")} & set(SIDECARS)
+    sidecars = {name: partial(_text_of, store, name) for name in there}
+    return with_sidecar(json.loads(store.read("config.json")), sidecars)
+
+
+def _text_of(store: ObjectStore, name: str) -> str:
+    return store.read(name).decode("utf-8", errors="replace")
 
 
 def _tree(config: ModelConfig) -> RemoteTree:

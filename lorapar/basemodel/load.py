@@ -17,7 +17,14 @@ from lorapar.basemodel.chat_template import settle_template
 from lorapar.basemodel.decoder import require_decoder, require_tunable_type
 from lorapar.basemodel.memory import give_back_large_blocks, keep_freed_memory, make_head_input_contiguous
 from lorapar.basemodel.number_format import require_settled
-from lorapar.basemodel.quantized import compute_alike, is_quantized, load_library, quantization_options
+from lorapar.basemodel.quantized import (
+    compute_alike,
+    is_quantized,
+    load_library,
+    quantization_options,
+    sidecars_in,
+    with_sidecar,
+)
 from lorapar.basemodel.quiet import quiet
 from lorapar.basemodel.resolve import Kind, kind_of, local_folder, resolve_model
 from lorapar.basemodel.shape import config_values
@@ -77,6 +84,7 @@ def load_model(config: ModelConfig, progress: Progress | None = None, *, sharded
     folder = model_folder(config, progress)
     with _readable(config):
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        values = with_sidecar(values, sidecars_in(folder))
     require_tunable_type(values, config)
     device = default_device()
     quantized = is_quantized(config, values)

@@ -8,11 +8,14 @@ that scores and rollouts would come from another function than the one that is t
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorapar.config import ModelConfig
@@ -31,6 +34,8 @@ _ASKING = {
 """Functions of other libraries that look for it once and remember what they found."""
 
 
+SIDECARS = {"quantize_config.json": "gptq", "quant_config.json": "awq", "hf_quant_config.json": "modelopt"}
+"""Files beside config.json that tools wrote before it named the method, or still write instead, and their methods."""
 _NO_GRADIENT = "whose layers are made for answering: no gradient through them has been tested"
 _REASONS = {
     "gptq": _NO_GRADIENT,
@@ -38,12 +43,50 @@ _REASONS = {
     "compressed-tensors": "whose layers are unpacked to full precision or run without a gradient, as its version goes",
     "fp8": "whose matrix products run on GPUs alone and have no gradient",
     "fbgemm_fp8": "whose matrix products run on GPUs alone and have no gradient",
+    "modelopt": "whose layers are made for engines that serve it",
+    "mlx": "whose weights are packed for Apple's MLX, and transformers does not read them",
 }
 
 
 def what_to_do() -> str:
     """What to do where its package is missing."""
     return f"{pip_install('train,quantized')}, or set model.quantization to none"
+
+
+def with_sidecar(values: Mapping[str, Any], files: Mapping[str, Callable[[], str]]) -> dict[str, Any]:
+    """The values of a config.json, with the method that a file beside it names where config.json names none.
+
+    `files`: by name, how those of SIDECARS that are there are read.
+    """
+    found = next((name for name in SIDECARS if name in files), None)
+    if found is None or stored_quantization(values) is not None:
+        return dict(values)
+    try:
+        stated = json.loads(files[found]())
+    except ValueError:
+        stated = {}
+    method = stated.get("quant_method") if isinstance(stated, Mapping) else None
+    return {**values, "quantization_config": {"quant_method": method or SIDECARS[found]}}
+
+
+def sidecars_in(folder: Path) -> dict[str, Callable[[], str]]:
+    """The files of SIDECARS that a folder has, as `with_sidecar` takes them."""
+    there = [folder / name for name in SIDECARS if (folder / name).is_file()]
+    return {path.name: partial(path.read_text, encoding="utf-8") for path in there}
+
+
+def held_as(config: ModelConfig, values: Mapping[str, Any]) -> ModelConfig:
+    """The settings with the form that the model's files are in, where bitsandbytes quantised them."""
+    if config.quantization != "none" or stored_quantization(values) != PACKAGE:
+        return config
+    stored = values.get("quantization_config") or {}
+    double = bool(stored.get("bnb_4bit_use_double_quant"))
+    form = (
+        {"quantization": "nf4", "double_quantization": double}
+        if stored.get("load_in_4bit")
+        else {"quantization": "int8"}
+    )
+    return config.model_copy(update=form)
 
 
 def stored_quantization(values: Mapping[str, Any]) -> str | None:
@@ -57,7 +100,8 @@ def stored_quantization(values: Mapping[str, Any]) -> str | None:
         if isinstance(found, Mapping):
             old = PACKAGE if found.get("load_in_4bit") or found.get("load_in_8bit") else None
             return str(found.get("quant_method") or old or "a method without a name").replace("_", "-").lower()
-    return None
+    # Of MLX, which writes its own key alone.
+    return "mlx" if isinstance(values.get("quantization"), Mapping) else None
 
 
 def require_known_form(config: ModelConfig, values: Mapping[str, Any]) -> None:

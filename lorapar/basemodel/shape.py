@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorapar.basemodel import bucket, tiny
+from lorapar.basemodel.quantized import sidecars_in, with_sidecar
 from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.config import ModelConfig
 
@@ -172,5 +173,4 @@ def config_values(config: ModelConfig) -> dict[str, Any]:
         from lorapar.basemodel import hub
 
         path = hub.config_file(config)
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return values
+    return with_sidecar(json.loads(path.read_text(encoding="utf-8")), sidecars_in(path.parent))

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lorapar.basemodel.shape import model_shape
+from lorapar.basemodel.quantized import is_quantized
+from lorapar.basemodel.shape import config_values, model_shape
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError
 
@@ -47,7 +48,9 @@ def full_bytes(config: ModelConfig) -> int | None:
 def fits_one(config: ModelConfig, gpus: Gpus | None = None) -> bool:
     """Whether one GPU has room for the weights of a resolved base; so it is told where sizes or GPUs are not known."""
     memory = (gpus or Gpus.here()).memory
-    needed = full_bytes(config) if memory and config.quantization == "none" else None
+    if not memory or is_quantized(config, config_values(config)):
+        return True
+    needed = full_bytes(config)
     return needed is None or needed <= USABLE * min(memory)
 
 

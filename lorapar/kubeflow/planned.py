@@ -20,7 +20,8 @@ from lorapar.kubeflow.parameters import gpu_pool_of, parallelism_of, run_config
 from lorapar.kubeflow.summary import plain
 from lorapar.kubeflow.tasks import LOOPED_NODE, TASKS, Takes, node_named, read_takes, task_named, task_of
 from lorapar.local.calls import filter_calls, pick_calls, rollouts_text, teacher_calls
-from lorapar.local.estimate import stage_memory_bytes
+from lorapar.local.estimate import StageMemory, stage_memory
+from lorapar.local.foretold import memory_lines, reported_starts
 from lorapar.report.formats import count_of
 from lorapar.stages.graph import GRAPH, Node
 from lorapar.stages.plan import stage_settings
@@ -136,6 +137,8 @@ def _divided(names: Sequence[str], groups: int) -> list[list[str]]:
 
 
 Lanes = Mapping[str, Sequence[Lane]]
+Memory = Callable[[Takes], Mapping[str, StageMemory]]
+"""What each stage needs, by what its task takes."""
 
 
 def plan_page(
@@ -146,13 +149,29 @@ def plan_page(
 
     Raises BadInputError for a broken row.
     """
-    memory = cache(lambda takes: _memory_bytes(config, takes))
+    memory = cache(lambda takes: _memory(config, takes))
     rows = [
         _row(node, config, lanes.get(node.name, ()), memory, accelerators) for node in GRAPH if node.stage != "plan"
     ]
     table = "\n".join(["| stage | image | memory, about | accelerators | |", "|---|---|---|---|---|", *rows])
     about = "A task whose settings, inputs and image are those of an earlier run is taken from Kubeflow's cache."
-    return f"# What will run: `{config.name}`\n\n{_facts(config, number_format)}\n\n{table}\n\n{about}\n"
+    terms = _terms(config, memory, accelerators)
+    return f"# What will run: `{config.name}`\n\n{_facts(config, number_format)}\n\n{table}\n\n{terms}{about}\n"
+
+
+_HOLDERS = {"score": "score-system1", "sft": "sft", "rl": "rl"}
+"""The task whose accelerators a stage's terms are of."""
+
+
+def _terms(config: RunConfig, memory: Memory, accelerators: Mapping[str, Takes]) -> str:
+    """The memory of the stages that take most, in GB by its terms, with the card that would hold it."""
+    held, on_card = {}, {}
+    for stage, task in _HOLDERS.items():
+        takes = accelerators.get(task, Takes())
+        if stage in (found := memory(takes)):
+            held[stage], on_card[stage] = found[stage], stage_memory(config, "cuda", _gpus(takes))[stage]
+    lines = [f"- **memory of {stage}, GB**: {line}" for stage, line in memory_lines(config, held, on_card).items()]
+    return "\n".join([*lines, "", ""]) if lines else ""
 
 
 def _facts(config: RunConfig, number_format: str | None) -> str:
@@ -166,6 +185,7 @@ def _facts(config: RunConfig, number_format: str | None) -> str:
         **({"adapters": "; ".join(plain(one) for one in asked)} if asked else {}),
         **({"completions": "; ".join(plain(one) for one in sampled)} if (sampled := rollouts_text(config)) else {}),
         **({"settings": "; ".join(plain(one) for one in idle)} if (idle := without_effect(config)) else {}),
+        **({"start": "; ".join(starts)} if (starts := reported_starts(config)) else {}),
         "registry": plain(config.registry.address or "registry below the store"),
         "promotion": "where the gate finds it better" if config.gate.promote else "off",
     }
@@ -176,7 +196,7 @@ def _row(
     node: Node,
     config: RunConfig,
     lanes: Sequence[Lane],
-    memory: Callable[[Takes], Mapping[str, int]],
+    memory: Memory,
     accelerators: Mapping[str, Takes],
 ) -> str:
     takes = (
@@ -184,15 +204,18 @@ def _row(
     )
     text = (str(takes.count or "none")) if lanes else takes.text()
     need = memory(takes).get(node.stage)
-    size = f"{need / 1e9:.1f} GB" if need else ""
+    size = f"{need.total_bytes / 1e9:.1f} GB" if need else ""
     how = "; ".join(filter(None, [_how(node, lanes), *_processes(node, config, takes)]))
     return f"| {node.name} | {task_of(node.name).image} | {size} | {text} | {how} |"
 
 
-def _memory_bytes(config: RunConfig, takes: Takes) -> dict[str, int]:
+def _memory(config: RunConfig, takes: Takes) -> dict[str, StageMemory]:
     """What a process of each stage needs with its task's accelerators: on several GPUs its part of a sharded base."""
-    gpus = takes.nodes * takes.processes if takes.nodes > 1 else takes.count
-    return stage_memory_bytes(config, "cuda" if takes.count else "cpu", gpus)
+    return stage_memory(config, "cuda" if takes.count else "cpu", _gpus(takes))
+
+
+def _gpus(takes: Takes) -> int:
+    return takes.nodes * takes.processes if takes.nodes > 1 else takes.count
 
 
 def _processes(node: Node, config: RunConfig, takes: Takes) -> list[str]:

@@ -74,7 +74,8 @@ def rollouts_text(config: RunConfig) -> list[str]:
     engine = rl.vllm or EngineOptions()
     how = "all the time" if engine.sleep is False else "while it samples, and gives it back while the adapter learns"
     return [
-        f"rl: vLLM takes {engine.gpu_memory_utilization:.0%} of each GPU's memory {how}, beside what is counted here"
+        f"rl: vLLM takes {engine.gpu_memory_utilization:.0%} of each GPU's memory {how}; of it the memory of rl counts "
+        "what the engine needs at least, and the card that holds rl all"
     ]
 
 

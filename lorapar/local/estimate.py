@@ -1,9 +1,9 @@
 """About how much memory each stage will need, from sizes alone: for deciding on a machine, not for the last megabyte.
 
 Counted: weights, adapter with its copies, gradients, the masked optimiser's moments, activations and logits of one
-forward pass, the KV cache of rollouts, and what CUDA's context or the libraries hold. On a CPU also what only the
-resident memory shows: holes in the heap, and the files that a quantised base was read from. Fragmentation on a GPU is
-not counted. tests/benchmarks/bench_memory.py holds the sums against peaks.
+forward pass, the KV cache of rollouts or the engine of vLLM that samples them, and what CUDA's context or the libraries
+hold. On a CPU also what only the resident memory shows: holes in the heap, and the files that a quantised base was read
+from. Fragmentation on a GPU is not counted. tests/benchmarks/bench_memory.py holds the sums against peaks.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from math import ceil
-from typing import Literal
+from typing import Any, Literal
 
-from lorapar.basemodel.shape import ModelShape, model_shape
-from lorapar.config import ModelConfig, RlConfig, RunConfig, SftConfig
+from lorapar.basemodel.quantized import held_as
+from lorapar.basemodel.shape import ModelShape, config_values, model_shape
+from lorapar.config import EngineOptions, ModelConfig, RlConfig, RunConfig, SftConfig
+from lorapar.config.rollouts import ENGINES
 from lorapar.training.shares import chosen_share, visible_gpus
 
 Device = Literal["cpu", "cuda"]
@@ -45,6 +47,9 @@ _BLOCK_BYTES = 4 / 64
 _DOUBLE_BLOCK_BYTES = 1 / 64 + 4 / (64 * 256)
 
 
+_NO_TERMS = ("shards", "engine_share", "engine_stays")
+
+
 @dataclass(frozen=True)
 class StageMemory:
     """Estimated peak memory of a stage by its terms, in bytes; what a stage does not hold is 0."""
@@ -66,20 +71,36 @@ class StageMemory:
     """CUDA's context, or what the libraries hold."""
     gathered: int = 0
     """Of a sharded base, what each process holds whole for a while: the layers at work, and the output head."""
+    engine: int = 0
+    """Of an engine of vLLM in the same process, the least: the base once more, and the cache of one completion."""
     shards: int = 1
     """Processes that share the weights; the terms are those of one."""
+    engine_share: float = 0.0
+    """Share of a card's whole memory that the engine takes, which is more where the card is larger."""
+    engine_stays: bool = False
+    """Whether the engine keeps its memory while the adapter learns."""
 
     @property
     def total_bytes(self) -> int:
         """All terms, of which rollouts' cache and the learning pass are not there at once."""
-        passing = max(self.activations + self.logits + self.heap, self.kv_cache)
+        return self._with_engine(self.engine)
+
+    def needed_on(self, card_bytes: int) -> int:
+        """The same on a card of so much memory, of which vLLM takes its share; more than the card has where that share
+        is less than the engine needs.
+        """
+        share = int(self.engine_share * card_bytes)
+        return card_bytes + self.engine if share < self.engine else self._with_engine(share)
+
+    def _with_engine(self, engine: int) -> int:
+        learning = self.activations + self.logits + self.heap + (engine if self.engine_stays else 0)
         held = self.weights + self.gathered + self.files + self.adapter + self.gradients + self.moments
-        return held + passing + self.context
+        return held + max(learning, self.kv_cache + engine) + self.context
 
     @property
     def description(self) -> str:
         """The terms of 10 MB and more, largest first, in GB."""
-        names = (one.name for one in fields(self) if one.name != "shards")
+        names = (one.name for one in fields(self) if one.name not in _NO_TERMS)
         terms = sorted(((getattr(self, name), name) for name in names), reverse=True)
         description = ", ".join(
             f"{name.replace('_', ' ')} {size / 1e9:.2f}" for size, name in terms if size >= 10_000_000
@@ -92,29 +113,29 @@ def device_here() -> Device:
     return "cuda" if visible_gpus() else "cpu"
 
 
-def stage_memory_bytes(config: RunConfig, device: Device | None = None, gpus: int | None = None) -> dict[str, int]:
-    """Estimated peak memory of each stage that holds a model, in bytes; empty where the model's sizes are unknown."""
-    return {stage: memory.total_bytes for stage, memory in stage_memory(config, device, gpus).items()}
-
-
 def stage_memory(config: RunConfig, device: Device | None = None, gpus: int | None = None) -> dict[str, StageMemory]:
-    """The same by its terms, of one process; on the device that is here, where none is named.
+    """Estimated peak memory of each stage that holds a model, of one process; empty where its sizes are unknown.
 
-    `gpus`: of the stage, which decide how many processes train; None: those that are visible here.
+    `device`: None: what is here. `gpus`: of the stage, which decide how many processes train; None: those that are
+    visible here.
     """
     shape = model_shape(config.model)
     if shape is None:
         return {}
+    config = config.model_copy(update={"model": held_as(config.model, config_values(config.model))})
     device, gpus = device or device_here(), visible_gpus() if gpus is None else gpus
     weights, adapter = base_bytes(shape, config.model), _adapter_bytes(shape, config)
     share = 1.0 if config.partition.theta == 1 else _ACTIVE_SHARE
     elements = _elements(shape, config, _trained_rank(config))
     # On the CPU, too: the adapter as it was, and the last good one.
-    held = {**_base_terms(shape, config.model, device), "adapter": (3 if device == "cpu" else 1) * adapter}
+    held: dict[str, Any] = {
+        **_base_terms(shape, config.model, device),
+        "adapter": (3 if device == "cpu" else 1) * adapter,
+    }
     trained = {**held, "gradients": adapter, "moments": int(8 * share * elements)}
     scored = {**held, "gradients": 4 * elements * config.score.batch_size, "moments": 16 * elements}
     rl = {**trained, "adapter": trained["adapter"] + adapter}  # TRL copies it
-    context = {"context": held["context"]}
+    context: dict[str, Any] = {"context": held["context"]}
     return {
         "vote": StageMemory(max(_vote_bytes(config, one) for one in range(len(config.teachers))), **context),
         "init": StageMemory(**held),
@@ -148,7 +169,20 @@ def _trainings(
             weights, gathered = held.weights // share.processes, gathered_bytes(shape, config.model, device)
             yield replace(memory, weights=weights, gathered=gathered, shards=share.processes)
         else:
-            yield _with_heap(memory, device)
+            yield _with_heap(replace(memory, **_engine(shape, config.model, section, device)), device)
+
+
+def _engine(shape: ModelShape, model: ModelConfig, section: SftConfig | RlConfig, device: Device) -> dict[str, Any]:
+    """What an engine of vLLM beside the trainer takes; nothing where none is."""
+    if not isinstance(section, RlConfig) or section.rollouts != "vllm":
+        return {}
+    options = section.vllm or EngineOptions()
+    length = options.max_model_len or section.max_prompt_length + section.max_completion_length
+    return {
+        "engine": base_bytes(shape, model.full) + length * _kv_bytes(shape, model),
+        "engine_share": options.gpu_memory_utilization if device == "cuda" else 0.0,
+        "engine_stays": device == "cpu" or options.sleep is False,
+    }
 
 
 def gathered_bytes(shape: ModelShape, model: ModelConfig, device: Device) -> int:
@@ -233,13 +267,13 @@ def _vote_bytes(config: RunConfig, position: int) -> int:
     return base_bytes(shape, loaded) + teacher.batch_size * 512 * shape.vocab * 4 // 8
 
 
-def _score_pass(shape: ModelShape, config: RunConfig) -> dict[str, int]:
+def _score_pass(shape: ModelShape, config: RunConfig) -> dict[str, Any]:
     tokens = config.score.batch_size * config.score.max_length
     found = _activations(shape, config.model, tokens, checkpointed=False)
     return {"activations": found, "logits": tokens * shape.vocab * 4 * _SCORE_COPIES}
 
 
-def _pass(shape: ModelShape, model: ModelConfig, section: SftConfig | RlConfig, device: Device) -> dict[str, int]:
+def _pass(shape: ModelShape, model: ModelConfig, section: SftConfig | RlConfig, device: Device) -> dict[str, Any]:
     if isinstance(section, RlConfig):
         return _one_rl(shape, model, section, device)
     return _one_sft(shape, model, section, device)
@@ -257,11 +291,11 @@ def _one_rl(shape: ModelShape, model: ModelConfig, rl: RlConfig, device: Device)
     # Where the model allows it, completions of one prompt learn with one copy of it.
     prompts = -(-rl.batch_size // rl.num_generations) if rl.share_prompts else rl.batch_size
     tokens = prompts * rl.max_prompt_length + rl.batch_size * rl.max_completion_length
-    activations = _activations(shape, model, tokens, checkpointed=rl.gradient_checkpointing)
     return {
-        "activations": activations,
+        "activations": _activations(shape, model, tokens, checkpointed=rl.gradient_checkpointing),
         "logits": _logits(shape, model, rl.batch_size * rl.max_completion_length, device),
-        "kv_cache": completions * length * _kv_bytes(shape, model) + sampling,
+        # An engine of vLLM has a cache of its own.
+        "kv_cache": 0 if rl.rollouts in ENGINES else completions * length * _kv_bytes(shape, model) + sampling,
     }
 
 
@@ -320,10 +354,13 @@ def cards_text(memory: StageMemory, *, shared: Literal["fsdp2", "layers"] | None
 
     `shared`: how several cards can hold its weights together; `gathered`: what each then holds of them beside its part.
     """
-    fits = next((card for card in CARDS if memory.total_bytes <= _USABLE * card.vram_bytes), None)
+    fits = next((card for card in CARDS if memory.needed_on(card.vram_bytes) <= _USABLE * card.vram_bytes), None)
     if fits is not None:
         return f"fits one {fits.name}{' each' if memory.shards > 1 else ''}"
     largest = CARDS[-1]
+    if memory.engine:
+        bare = cards_text(replace(memory, engine=0, engine_share=0.0), shared=shared, gathered=gathered)
+        return f"with vLLM's engine fits no card at rl.vllm.gpu_memory_utilization; with rl.rollouts server {bare}"
     beside = memory.total_bytes - memory.weights + (gathered if memory.shards == 1 else 0)
     if beside >= _USABLE * largest.vram_bytes:
         return "fits no card: lower batch_size or max_length, or switch gradient_checkpointing on"

@@ -11,16 +11,16 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from lorapar.basemodel.shape import model_shape
 from lorapar.config import RunConfig
 from lorapar.config.idle import without_effect
 from lorapar.config.training import PhaseConfig, phase_text
 from lorapar.local.calls import filter_calls, judge_calls, pick_calls, rollouts_text, teacher_calls
 from lorapar.local.edits import with_edits
-from lorapar.local.estimate import StageMemory, cards_text, gathered_bytes, stage_memory
+from lorapar.local.estimate import StageMemory, stage_memory
 from lorapar.local.expectation import expectations, hours_text
 from lorapar.local.folder import RunFolder
 from lorapar.local.forecast import planned_omissions
+from lorapar.local.foretold import memory_lines, reported_starts
 from lorapar.local.needs import (
     adapter_targets,
     ask_storage,
@@ -182,7 +182,7 @@ def _adapter(config: RunConfig, targets: Targets | None) -> list[Text]:
             _undivided(config.adapter.kind),
         ]
     if targets is None:
-        return [Text(line) for line in [*_known_of_init(config), *_start(config)]]
+        return [Text(line) for line in [*_reported(config), *_start(config)]]
     layout, kind = config.adapter.layout, config.adapter.kind
     if kind == "ia3":
         return [Text(f"adapter     ia3: {', '.join(targets.modules)}"), _undivided(kind)]
@@ -190,39 +190,23 @@ def _adapter(config: RunConfig, targets: Targets | None) -> list[Text]:
     lines = [f"adapter     {named}{', '.join(targets.modules)}", *(f"            {note}" for note in targets.notes)]
     if kind == "dora":
         return [*map(Text, lines), _undivided(kind)]
-    return [Text(line) for line in [*lines, *_known_of_init(config), *_start(config)]]
+    return [Text(line) for line in [*lines, *_reported(config), *_start(config)]]
 
 
 def _undivided(kind: str) -> Text:
     return Text(f"            {kind} is trained as a whole, without scores; PEFT loads it, vLLM does not serve it")
 
 
-def _known_of_init(config: RunConfig) -> list[str]:
-    """What is reported of starts that decompose the base's weights, where RL goes on from them."""
-    found = {
-        "pissa": "with RL its adapters were reported to collapse (arXiv 2512.23165)",
-        "olora": "begins along the base's own directions, as pissa does, whose adapters were reported to collapse "
-        "with RL (arXiv 2512.23165); whether olora does is not known to us",
-    }
-    init = config.adapter.init
-    return [f"start       adapter.init {init}: {found[init]}; residual is the default"] if init in found else []
+def _reported(config: RunConfig) -> list[str]:
+    return [f"start       {line}" for line in reported_starts(config)]
 
 
 def _memory(config: RunConfig, memory: Mapping[str, StageMemory], on_card: Mapping[str, StageMemory]) -> list[Text]:
     """The terms of the stages that take most on what is here, and the card that would hold them."""
-    found = [stage for stage in ("score", "sft", "rl") if stage in memory]
-    whole = config.model.quantization == "none"  # a quantised base is neither sharded nor spread
-    shape = model_shape(config.model)
-    gathered = gathered_bytes(shape, config.model, "cuda") if shape is not None else 0
-    cards = {
-        stage: cards_text(on_card[stage], shared="layers" if whole else None)
-        if stage == "score"
-        else cards_text(on_card[stage], shared="fsdp2" if whole else None, gathered=gathered)
-        for stage in found
-    }
+    lines = memory_lines(config, memory, on_card)
     return [
-        Text(f"{'memory, GB' if place == 0 else '':<12}{stage}: {memory[stage].description}; {cards[stage]}")
-        for place, stage in enumerate(found)
+        Text(f"{'memory, GB' if place == 0 else '':<12}{stage}: {line}")
+        for place, (stage, line) in enumerate(lines.items())
     ]
 
 

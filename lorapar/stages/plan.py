@@ -16,7 +16,7 @@ from typing import Any
 from lorapar import __version__
 from lorapar.basemodel import resolve_model
 from lorapar.basemodel.number_format import number_format, open_in_model, open_in_teacher
-from lorapar.basemodel.quantized import require_known_form
+from lorapar.basemodel.quantized import is_quantized, require_known_form
 from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.basemodel.shape import config_values
 from lorapar.config import (
@@ -116,6 +116,8 @@ def resolve_config(config: RunConfig, sections: tuple[str, ...]) -> RunConfig:
     if "model" in sections:
         resolved["model"] = _resolve(config.model)
         _require_known_form(resolved["model"])
+        if config.sharding == "fsdp2":
+            _require_shardable(resolved["model"])
         if "adapter" in sections and config.model.adapter is not None:
             resolved["model"] = _with_start(resolved["model"], config.registry.address)
     if "teachers" in sections:
@@ -225,6 +227,16 @@ def _require_known_form(model: ModelConfig) -> None:
     """Raises BadInputError for weights that nothing here can tune; where the hub is silent, loading will say it."""
     with suppress(UnreachableError):
         require_known_form(model, config_values(model))
+
+
+def _require_shardable(model: ModelConfig) -> None:
+    """Raises BadInputError for files that bitsandbytes quantised; `model.quantization` is refused with the settings."""
+    with suppress(UnreachableError):
+        if is_quantized(model, config_values(model)):
+            raise BadInputError(
+                f"sharding is fsdp2, and {model.name} is a base in 8 or 4 bits, which is not sharded; set sharding to "
+                "none, or name the model that it was made from"
+            )
 
 
 def _with_start(model: ModelConfig, registry: str | None) -> ModelConfig:

@@ -35,13 +35,17 @@ class EngineGRPOTrainer(CarefulGRPOTrainer):
     def __init__(self, *args: Any, rollouts: Rollouts, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._rollouts = rollouts
+        self.sampling_seed: int | None = None
+        """What is sampled follows from it, step and place; None: from the run's seed."""
         # After the constructor, which would start an engine of TRL's own; from here on it says only that completions
         # come with the log-probabilities they were sampled with.
         self.use_vllm = True
 
     def _generate_single_turn(self, prompt_ids: Any, *rest: Any, **more: Any) -> Any:
         step = int(self.state.global_step)
-        made = self._rollouts.complete(self.model, step, prompt_ids, self.eos_token_ids, self._strings)
+        made = self._rollouts.complete(
+            self.model, step, prompt_ids, self.eos_token_ids, self._strings, seed=self.sampling_seed
+        )
         return ended_by_text(made, self._strings)
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:

@@ -207,6 +207,7 @@ class _Asker:
             self._trainer = self._opened()
         self.rows += len({row["id"] for row in rows})
         transformers.set_seed(seed)
+        self._trainer.sampling_seed = seed  # an engine of vLLM does not see the random numbers of this process
         with torch.no_grad(), self._trainer.accelerator.autocast():
             made = self._trainer._generate([row["prompt"] for row in rows])
         return {"ids": [list(map(int, ids)) for ids in made[1]], "completions": made[3]}

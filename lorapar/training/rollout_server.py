@@ -21,6 +21,7 @@ from lorapar.config import ModelConfig, RolloutServer
 from lorapar.errors import UnreachableError
 from lorapar.stopping import stop_requested
 from lorapar.voting.endpoint_client import EndpointClient, Login, NoAnswerError, RefusedError
+from lorapar.voting.endpoint_loop import EndpointLoop
 
 SENT_TO = "/lorapar/rollouts"
 """Where lorapar's middleware takes adapters, below /v1."""
@@ -259,7 +260,8 @@ class Server:
                 watch.cancel()
                 await client.close()
 
-        return asyncio.run(done())
+        with asyncio.Runner(loop_factory=EndpointLoop) as runner:
+            return runner.run(done())
 
 
 async def _end_on_sigterm(client: EndpointClient, asked: asyncio.Task[Any]) -> None:

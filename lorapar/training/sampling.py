@@ -28,16 +28,19 @@ class Rollouts(Protocol):
         prompts: Sequence[Sequence[int]],
         stops: Sequence[int],
         strings: StopStrings | None = None,
+        *,
+        seed: int | None = None,
     ) -> Made:
         """One completion of each prompt, by the adapter of `model` at this step.
 
         Args:
             model: whose adapter is read.
-            step: optimiser steps made so far; numbers the adapter, and with the job's seed and the place of a prompt
-                decides what is sampled.
+            step: optimiser steps made so far; numbers the adapter, and with the seed and the place of a prompt decides
+                what is sampled.
             prompts: token numbers; groups are equal prompts next to each other.
             stops: tokens that end a completion; the one that ended it is part of it.
             strings: texts that end one too; what comes behind the token that completes one is left to the caller.
+            seed: None: the job's own.
         """
         ...
 

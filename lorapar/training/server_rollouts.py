@@ -108,16 +108,15 @@ class ServerRollouts:
         prompts: Sequence[Sequence[int]],
         stops: Sequence[int],
         strings: StopStrings | None = None,
+        *,
+        seed: int | None = None,
     ) -> Made:
         """See `lorapar.training.sampling.Rollouts`."""
         if not self._compared:
             self._compare(model, list(prompts[0])[:_PROBED_TOKENS])
         ranks, name = Ranks.here(), f"{self._run}-{step}"
-        before = ranks.rank * len(prompts)
-        asked = [
-            sampling_of(self._config, stops, strings, self._job.seed, step, before + place)
-            for place in range(len(prompts))
-        ]
+        before, seed = ranks.rank * len(prompts), self._job.seed if seed is None else seed
+        asked = [sampling_of(self._config, stops, strings, seed, step, before + place) for place in range(len(prompts))]
         bodies = [{**how, "prompt": list(prompt)} for how, prompt in zip(asked, prompts, strict=True)]
         folder = self._folder / name
         try:

@@ -101,16 +101,18 @@ class VllmRollouts:
         prompts: Sequence[Sequence[int]],
         stops: Sequence[int],
         strings: StopStrings | None = None,
+        *,
+        seed: int | None = None,
     ) -> Made:
         """See `lorapar.training.sampling.Rollouts`."""
         from vllm import SamplingParams, TokensPrompt
         from vllm.lora.request import LoRARequest
 
-        folder = self._folder / str(step)
+        seed, folder = self._seed if seed is None else seed, self._folder / str(step)
         save_adapter(model, folder)
         asked = [
             SamplingParams(
-                **sampling_of(self._config, stops, strings, self._seed, step, place),
+                **sampling_of(self._config, stops, strings, seed, step, place),
                 logprobs=0,
                 detokenize=bool(strings),
             )

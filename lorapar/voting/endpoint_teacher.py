@@ -16,6 +16,7 @@ from lorapar.config import EndpointOptions, TeacherConfig
 from lorapar.errors import BadInputError, LoraparError, UnreachableError
 from lorapar.records import Example, System, Vote
 from lorapar.voting.endpoint_client import EndpointClient, Login, NoAnswerError, RefusedError
+from lorapar.voting.endpoint_loop import EndpointLoop
 from lorapar.voting.endpoint_reply import Answer, Choice, Constraint, JsonAsked, JsonEnum, TokenRead
 from lorapar.voting.endpoint_request import Asker, NoVoteError, cause_of
 from lorapar.voting.teacher import Prompt, label_of, render, template_digest
@@ -70,7 +71,7 @@ class EndpointTeacher:
         except LoraparError as error:
             raise self._named(error, None) from error
         self._asker = Asker(self._client, str(config.model), self._options, lambda line: log(f"{self._whose}: {line}"))
-        self._loop = asyncio.new_event_loop()
+        self._loop = EndpointLoop()
         self._constraint: Constraint | None = None
 
     def votes(self, examples: Sequence[Example], done: Set[str] = frozenset()) -> Iterator[Vote]:

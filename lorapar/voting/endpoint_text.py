@@ -13,6 +13,7 @@ from lorapar.config import EndpointOptions
 from lorapar.config.capture import CaptureTeacher
 from lorapar.errors import BadInputError, LoraparError
 from lorapar.voting.endpoint_client import EndpointClient, Login, RefusedError
+from lorapar.voting.endpoint_loop import EndpointLoop
 from lorapar.voting.endpoint_reply import Answer, Body, Reply
 from lorapar.voting.endpoint_request import Asker
 from lorapar.voting.endpoint_teacher import is_about_the_row
@@ -66,7 +67,7 @@ class TextTeacher:
         Raises BadInputError where the endpoint refuses more than one conversation, UnreachableError where it fails;
         answers that have arrived are returned first.
         """
-        loop = asyncio.new_event_loop()
+        loop = EndpointLoop()
         ready: asyncio.Queue[tuple[str, str | None] | Exception] = asyncio.Queue()
         waiting = iter(asked.items())
         workers = [

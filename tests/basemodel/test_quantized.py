@@ -16,11 +16,14 @@ from peft.utils.integrations import dequantize_module_weight
 from lorapar.adapter import AdapterSettings, attach, base_digest
 from lorapar.adapter.attach import lora_layers
 from lorapar.basemodel import load_model, load_tokenizer, model_folder
+from lorapar.basemodel.spread import Gpus, fits_one
 from lorapar.config import ModelConfig, RunConfig
 from lorapar.errors import BadInputError
+from lorapar.local.estimate import stage_memory
 from lorapar.stages.plan import resolve_config
 
 TINY = ModelConfig(name="builtin:tiny", dtype="float32")
+FLOAT = {"name": "self", "dtype": "float32"}
 NF4 = TINY.model_copy(update={"quantization": "nf4"})
 IDS = torch.arange(3, 27)[None]
 KINDS = [
@@ -101,12 +104,20 @@ def test_an_initialisation_from_the_weight_reads_the_dequantised_one(init) -> No
         ({"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}, "fp8"),
         ({"quantization_config": {"quant_method": "fbgemm_fp8"}}, "fbgemm-fp8"),
         ({"text_config": {"quantization_config": {"quant_method": "mxfp4"}}}, "mxfp4"),
+        ({"quantization": {"group_size": 64, "bits": 4}}, "mlx"),
+        # Files that tools wrote before config.json named the method.
+        ({"quantize_config.json": {"bits": 4, "group_size": 128, "desc_act": False}}, "gptq"),
+        ({"quant_config.json": {"w_bit": 4, "q_group_size": 128}}, "awq"),
+        ({"hf_quant_config.json": {"producer": {"name": "modelopt"}}}, "modelopt"),
     ],
 )
 def test_plan_refuses_weights_that_others_quantised_and_says_what_to_name(values, method, tmp_path) -> None:
     folder = Path(shutil.copytree(model_folder(TINY), tmp_path / "model"))
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **values}))
+    for name in [name for name in values if name.endswith(".json")]:
+        (folder / name).write_text(json.dumps(values[name]))
+    own = {key: value for key, value in values.items() if not key.endswith(".json")}
+    (folder / "config.json").write_text(json.dumps({**config, **own}))
     model = ModelConfig(name=str(folder), dtype="float32")
     with pytest.raises(BadInputError, match=f"is quantised by {method}, .*name the model that it was made from"):
         resolve_config(RunConfig(model=model), ("model",))
@@ -128,6 +139,13 @@ def test_a_folder_that_bitsandbytes_quantised_is_loaded_as_it_is(stored) -> None
     with torch.no_grad():
         assert torch.equal(load_model(config)(IDS).logits, load_model(NF4)(IDS).logits)
     assert base_digest(load_model(config)) == base_digest(load_model(NF4))
+    # A plan counts the bits that it has, and no GPU is short of memory for the full weights.
+    held = config.model_copy(update={"quantization": "nf4"})
+    memory = [stage_memory(RunConfig(model=one, teachers=[FLOAT]), "cuda")["sft"].weights for one in (config, held)]
+    assert memory[0] == memory[1] < stage_memory(RunConfig(model=TINY, teachers=[FLOAT]), "cuda")["sft"].weights
+    assert fits_one(config, Gpus((100_000, 100_000)))
+    with pytest.raises(BadInputError, match=r"sharding is fsdp2, and .* is a base in 8 or 4 bits"):
+        resolve_config(RunConfig(model=config, sharding="fsdp2", processes=2), ("model",))
     again = config.model_copy(update={"quantization": "int8"})
     with pytest.raises(BadInputError, match=r"model\.quantization is int8, but .* bitsandbytes already"):
         resolve_config(RunConfig(model=again), ("model",))

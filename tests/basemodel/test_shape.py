@@ -12,7 +12,7 @@ from transformers import AutoConfig
 
 from lorapar.basemodel.shape import context_length, model_shape
 from lorapar.config import ModelConfig, load_config
-from lorapar.local.estimate import stage_memory_bytes
+from lorapar.local.estimate import stage_memory
 
 FAMILIES = sorted(yaml.safe_load((Path(__file__).parents[1] / "families.yaml").read_text(encoding="utf-8"))["families"])
 
@@ -76,8 +76,8 @@ def test_the_context_is_read_whatever_it_is_called(tmp_path, file) -> None:
 def test_a_model_of_older_names_has_an_estimate(tmp_path) -> None:
     AutoConfig.for_model("gpt2").save_pretrained(tmp_path)
     config = load_config(preset="tiny", overrides=[f"model.name={tmp_path}"])
-    needs = stage_memory_bytes(config)
-    assert needs["sft"] > needs["init"] > 4 * 124e6
+    needs = stage_memory(config)
+    assert needs["sft"].total_bytes > needs["init"].total_bytes > 4 * 124e6
 
 
 def test_what_names_no_sizes_has_none(tmp_path) -> None:

@@ -2,7 +2,8 @@
 
 In bfloat16, then on the same base in nf4, then with completions of vLLM: of an engine that sleeps while the adapter
 learns, of one that does not, and of a server that takes the second half of the GPU. What cannot be measured on the
-machine is named on the page with the reason.
+machine is named on the page with the reason. Bounds: all of it within 8 minutes, and vLLM samples at least 5 times the
+tokens a second of transformers; what misses one is named on the page, and the exit code is 1.
 
 The stages are the real ones, with the default settings, which are the paper's. The weights are random: speed and
 memory do not depend on them, losses and rewards mean nothing. Needs 14 GB of disk for the model. The same code runs at
@@ -42,6 +43,7 @@ from lorapar.records import Example, write_records
 from lorapar.stages.contract import stage_spec
 from lorapar.store import seal
 from lorapar.training.rollout_server import ENVIRONMENT, server_arguments
+from lorapar.training.trainers import CarefulGRPOTrainer
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "gpu.md"
 LLAMA_2_7B = {
@@ -55,6 +57,12 @@ LLAMA_2_7B = {
 SCORED_ROWS = 8
 SFT_ROWS = 32
 """Rows of one optimiser step of SFT, as in the paper."""
+SECONDS = 480.0
+"""Bound of the whole check."""
+TIMES_FASTER = 5.0
+"""Bound of the tokens a second that vLLM samples, against transformers."""
+_BY_TRANSFORMERS, _BY_VLLM = "bfloat16", "completions of vLLM"
+"""Titles of the parts that are compared."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,27 @@ class Figure:
     peak_bytes: int
     """Peak of the memory that torch held on the GPU; 0 on a CPU."""
     note: str
+    sampled: float | None = None
+    """Tokens a second of the last generation of RL; None of other stages and where other processes sample."""
+
+
+@contextmanager
+def timed_generations() -> Iterator[list[float]]:
+    """Tokens a second of each generation that RL makes in this process, with waking and loading the adapter."""
+    speeds: list[float] = []
+    plain = CarefulGRPOTrainer._generate
+
+    def generate(self: CarefulGRPOTrainer, *given: Any, **more: Any) -> Any:
+        begun = time.monotonic()
+        made = plain(self, *given, **more)  # token numbers in lists: the GPU has ended
+        speeds.append(sum(map(len, made[1])) / (time.monotonic() - begun))
+        return made
+
+    CarefulGRPOTrainer._generate = generate  # type: ignore[method-assign]
+    try:
+        yield speeds
+    finally:
+        CarefulGRPOTrainer._generate = plain  # type: ignore[method-assign]
 
 
 def letters(completions: Sequence[str], references: Sequence[str]) -> list[float]:
@@ -108,7 +137,7 @@ def settings(model: Path, overrides: Sequence[str]) -> RunConfig:
         "prompts.system2=null",
         f"score.examples={SCORED_ROWS}",
         "sft.max_steps=1",
-        "rl.max_steps=1",
+        "rl.max_steps=2",
         "rl.learning_rate=1e-4",
         "rl.gradient_checkpointing=true",
         f"rl.rewards={{'{__name__}:letters': 1.0}}",
@@ -134,10 +163,14 @@ def measure(shape: Mapping[str, int], work: Path, overrides: Sequence[str] = ())
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        record = run_single(config, options, Silent())
+        with timed_generations() as speeds:
+            record = run_single(config, options, Silent())
         peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
         message = ", ".join(f"{key} {record.metrics[key]:.4g}" for key in note.split() if key in record.metrics)
-        figures.append(Figure(name, record.seconds, peak, message))
+        sampled = speeds[-1] if speeds else None  # of the first one, kernels are still made
+        if sampled is not None:
+            message += f", {sampled:,.0f} tokens sampled a second"
+        figures.append(Figure(name, record.seconds, peak, message, sampled))
         return made
 
     adapter = stage("init", "adapter", "elements")
@@ -192,24 +225,57 @@ PARTS = (
 
 def not_measured() -> str:
     """docs/gpu.md of a checkout that has not met a GPU."""
-    parts = ", ".join(part.title for part in PARTS)
+    parts = "".join(f"\n- {part.title}" for part in PARTS)
     return (
         "# On a GPU\n\n"
-        "Not yet measured: `make gpu-check` writes this page on a machine with a GPU, for "
-        f"{parts}. How long it takes there has not been measured either. The same code runs at a tiny shape on the CPU "
-        "in the tests.\n"
+        "**Not yet measured.** `make gpu-check` writes this page, with date and card, on a machine with a GPU;\n"
+        "without one it ends with one line and exit code 2. It measures scoring, SFT and RL at the shape of a 7B\n"
+        "model, for\n"
+        f"{parts}\n\n"
+        f"and holds two bounds: {SECONDS / 60:.0f} minutes for all of it, and {TIMES_FASTER:g} times as many tokens a "
+        "second sampled by vLLM as by\ntransformers. Neither has been measured. The same code runs at a tiny shape on "
+        "the CPU in the tests, but for the engine of\nvLLM and for two processes.\n"
     )
 
 
-def page(parts: Mapping[str, Sequence[Figure] | str], device: str, shape: str) -> str:
-    """docs/gpu.md; `parts`: by title, the figures of a part or why it was not measured."""
+def times_faster(parts: Mapping[str, Sequence[Figure] | str]) -> float | None:
+    """Tokens a second that vLLM's engine sampled, of those of transformers; None where one of them has no figure."""
+    speeds = []
+    for title in (_BY_VLLM, _BY_TRANSFORMERS):
+        found = parts.get(title, "")
+        speeds.append(None if isinstance(found, str) else next((one.sampled for one in found if one.sampled), None))
+    ours, theirs = speeds
+    return None if ours is None or theirs is None else ours / theirs
+
+
+def missed(parts: Mapping[str, Sequence[Figure] | str], seconds: float) -> list[str]:
+    """What failed, and the bounds that were not kept, a line each."""
+    lines = [f"{title}: {found}" for title, found in parts.items() if isinstance(found, str) and _FAILED in found]
+    times = times_faster(parts)
+    if times is not None and times < TIMES_FASTER:
+        lines.append(
+            f"vLLM sampled {times:.1f} times the tokens a second of transformers; the bound is {TIMES_FASTER:g}"
+        )
+    if seconds > SECONDS:
+        lines.append(f"the check took {seconds:.0f} s; the bound is {SECONDS:.0f}")
+    return lines
+
+
+def page(parts: Mapping[str, Sequence[Figure] | str], device: str, shape: str, seconds: float) -> str:
+    """docs/gpu.md; `parts`: by title, the figures of a part or why it was not measured; `seconds`: of all of it."""
+    times = times_faster(parts)
+    compared = "not measured" if times is None else f"{times:.1f} times those of transformers"
+    bounds = "".join(f"\n- **Missed**: {line}." for line in missed(parts, seconds))
     tables = "\n\n".join(f"## {title}\n\n{_table(found)}" for title, found in parts.items())
     return (
         "# On a GPU\n\n"
         f"Measured on {datetime.date.today().isoformat()} with `make gpu-check`: {device}, torch {torch.__version__}, "
         f"{shape} with random weights, the default settings and gradient checkpointing in RL. One step of "
-        "SFT is 32 rows of 512 tokens, one step of RL 32 completions of up to 256 tokens. Seconds are of the whole "
-        "stage, loading and hashing the weights included; what the stage itself reports stands in the last column.\n\n"
+        "SFT is 32 rows of 512 tokens, one of the two steps of RL 32 completions of up to 256 tokens. Seconds are of "
+        "the whole stage, loading and hashing the weights included; what the stage itself reports stands in the last "
+        "column.\n\n"
+        f"- The whole check: {seconds:.0f} s (bound: {SECONDS:.0f}).\n"
+        f"- Tokens a second that vLLM samples: {compared} (bound: {TIMES_FASTER:g} times).{bounds}\n\n"
         f"{tables}\n"
     )
 
@@ -302,16 +368,20 @@ def _measured(part: Part, shape: Mapping[str, int], work: Path, overrides: Seque
 
 
 def main() -> int:
-    """Measure and write the page; one line and exit code 2 where there is no GPU, 1 where a part failed."""
+    """Measure and write the page; one line and exit code 2 without a GPU, 1 where a part or a bound failed."""
     if not torch.cuda.is_available():
         print("gpu-check: torch sees no CUDA device here, so there is nothing to measure", file=sys.stderr)
         return 2
+    begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="lorapar-gpu-") as work:
         parts = measure_parts(LLAMA_2_7B, Path(work))
-    text = page(parts, torch.cuda.get_device_name(), "a Llama-2-7B shape")
+    seconds = time.monotonic() - begun
+    text = page(parts, torch.cuda.get_device_name(), "a Llama-2-7B shape", seconds)
     PAGE.write_text(text, encoding="utf-8")
     print(text)
-    return int(any(isinstance(found, str) and found.startswith(_FAILED) for found in parts.values()))
+    for line in (lines := missed(parts, seconds)):
+        print(f"gpu-check: {line}", file=sys.stderr)
+    return int(bool(lines))
 
 
 if __name__ == "__main__":

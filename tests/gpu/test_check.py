@@ -42,10 +42,32 @@ def test_measures_every_stage_from_init_to_rl(check: ModuleType, tmp_path: Path)
     assert list(parts) == ["bfloat16", "nf4"]
     for figures in parts.values():
         assert [figure.stage for figure in figures] == ["init", "score", "score", "partition", "sft", "rl"]
-        assert "steps 1" in figures[-1].note
-    text = check.page({**parts, "completions of vLLM": "no vllm"}, "a CPU", "a tiny shape")
+        assert "steps 2" in figures[-1].note
+        assert [figure.sampled is not None and figure.sampled > 0 for figure in figures] == [False] * 5 + [True]
+    text = check.page({**parts, "completions of vLLM": "no vllm"}, "a CPU", "a tiny shape", 12.0)
+    assert "- Tokens a second that vLLM samples: not measured (bound: 5 times).\n" in text
     assert text.count("\n| ") == 2 * (1 + 6)
     assert text.endswith("## completions of vLLM\n\nNot measured: no vllm.\n")
+
+
+@pytest.mark.parametrize(
+    ("by_vllm", "seconds", "lines"),
+    [
+        (5000.0, 470.0, []),
+        (4900.0, 481.0, ["vLLM sampled 4.9 times", "the check took 481 s; the bound is 480"]),
+        (None, 470.0, ["completions of vLLM: it failed (RuntimeError: no)"]),
+    ],
+)
+def test_a_bound_that_is_missed_is_on_the_page(
+    check: ModuleType, by_vllm: float | None, seconds: float, lines: list[str]
+) -> None:
+    theirs = [check.Figure("rl", 9.0, 0, "steps 2", 1000.0)]
+    ours = "it failed (RuntimeError: no)" if by_vllm is None else [check.Figure("rl", 9.0, 0, "steps 2", by_vllm)]
+    parts = {"bfloat16": theirs, "completions of vLLM": ours}
+    found = check.missed(parts, seconds)
+    assert [line[: len(start)] for line, start in zip(found, lines, strict=True)] == lines
+    text = check.page(parts, "a card", "a shape", seconds)
+    assert text.count("\n- **Missed**: ") == len(lines)
 
 
 def test_a_part_that_fails_does_not_keep_the_others_from_being_measured(

@@ -144,6 +144,21 @@ def test_the_page_of_plan_says_how_many_processes_the_accelerators_make() -> Non
     assert "processes" not in rows["| rl"]
 
 
+def test_the_page_of_plan_has_the_terms_of_the_memory_and_a_start_that_may_collapse() -> None:
+    held = {"sft": Takes(count=1)}
+    page = plan_page(load_config(preset="tiny", overrides=["adapter.init=pissa"]), {}, held)
+    (start,) = [line for line in page.splitlines() if line.startswith("- **start**")]
+    assert "adapter.init pissa: with RL its adapters were reported to collapse (arXiv 2512.23165)" in start
+    terms = {line.partition("**: ")[0]: line for line in page.splitlines() if line.startswith("- **memory of ")}
+    assert list(terms) == [f"- **memory of {stage}, GB" for stage in ("score", "sft", "rl")]
+    assert "context 0.50" in terms["- **memory of sft, GB"], "on its accelerator"
+    assert "context 0.65" in terms["- **memory of rl, GB"], "on a CPU, as it takes none"
+    assert all(line.endswith("; fits one T4") for line in terms.values())
+    plain = plan_page(load_config(preset="tiny", overrides=["phases=[sft]"]), {}, held)
+    assert "**start**" not in plain
+    assert "memory of rl" not in plain
+
+
 def test_the_page_of_plan_counts_a_process_s_part_of_a_sharded_base(tmp_path) -> None:
     sizes = {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}
     (tmp_path / "config.json").write_text(json.dumps({**sizes, "num_attention_heads": 32}))

@@ -12,7 +12,7 @@ from lorapar.basemodel.shape import model_shape
 from lorapar.config import ModelConfig, RunConfig, load_config
 from lorapar.errors import BadInputError
 from lorapar.local.calls import filter_calls, judge_calls, pick_calls, teacher_calls
-from lorapar.local.estimate import StageMemory, base_bytes, cards_text, stage_memory, stage_memory_bytes
+from lorapar.local.estimate import StageMemory, base_bytes, cards_text, stage_memory
 from lorapar.local.planning import plan_run
 from lorapar.local.runner import comes_to
 
@@ -27,7 +27,8 @@ def test_what_an_endpoint_serves_is_not_looked_up(tmp_path, monkeypatch) -> None
     monkeypatch.setattr(hub, "config_file", asked)
     config = load_config(preset="tiny", overrides=[SERVED])
     plan_run(config, tmp_path / "run", until=None, fresh=False)
-    assert stage_memory_bytes(config)["vote"] < stage_memory_bytes(config)["init"]
+    memory = stage_memory(config)
+    assert memory["vote"].total_bytes < memory["init"].total_bytes
 
 
 def test_a_teacher_that_is_no_model_is_named(tmp_path) -> None:
@@ -36,12 +37,18 @@ def test_a_teacher_that_is_no_model_is_named(tmp_path) -> None:
         plan_run(config, tmp_path / "run", until=None, fresh=False)
 
 
-@pytest.mark.parametrize("init", ["pissa", "olora", "residual"])
-def test_a_start_that_is_reported_to_collapse_with_rl_is_reported(tmp_path, init: str) -> None:
-    config = load_config(preset="tiny", overrides=[f"adapter.init={init}"])
+@pytest.mark.parametrize(
+    ("init", "phases", "count"),
+    [
+        *(("pissa", "[sft, rl]", 1), ("olora", "[rl]", 1), ("residual", "[sft, rl]", 0), ("pissa", "[sft]", 0)),
+        ("olora", "[{system: system1, method: sft}]", 0),
+    ],
+)
+def test_a_start_that_is_reported_to_collapse_with_rl_is_reported(tmp_path, init: str, phases: str, count: int) -> None:
+    config = load_config(preset="tiny", overrides=[f"adapter.init={init}", f"phases={phases}"])
     lines = [str(one) for one in plan_run(config, tmp_path / "run", until=None, fresh=False).lines]
     found = [line.partition(" ")[2].strip() for line in lines if "2512.23165" in line]
-    assert len(found) == (init != "residual")
+    assert len(found) == count
     assert all(line.startswith(f"adapter.init {init}: ") for line in found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -19,7 +20,7 @@ import torch.distributed as dist
 
 from lorapar import ranks
 from lorapar.adapter import copy_adapter
-from lorapar.config import RlConfig, RolloutServer
+from lorapar.config import RlConfig, RolloutServer, TeacherConfig
 from lorapar.errors import BadInputError, ExitCode, LoraparError, StorageError, Terminated, UnreachableError
 from lorapar.ranks import Ranks
 from lorapar.stopping import finishing_steps
@@ -35,6 +36,7 @@ from lorapar.training.ranks import (
 )
 from lorapar.training.rollout_server import Probe, Server
 from lorapar.training.server_rollouts import ServerRollouts
+from lorapar.voting.endpoint_teacher import EndpointTeacher
 
 RUN = "lorapar-00000001"
 
@@ -132,6 +134,39 @@ def test_sigterm_ends_a_request_to_a_silent_server_and_asks_it_nothing_more(
     assert type(told.value).__name__ == "StoppedWaitingError"  # ends with 143, not 3
     assert silent.asked() == 1
     assert rollouts._left == ([f"{RUN}-1"] if asking == "a step" else [])
+
+
+@pytest.mark.parametrize("asker", ["rollouts", "teacher"])
+def test_a_name_that_nobody_looks_up_holds_up_neither_sigterm_nor_the_end_of_a_loop(monkeypatch, asker: str) -> None:
+    """A resolver that hangs: threads of asyncio's own pool would be waited for."""
+    found, asked = threading.Event(), threading.Event()
+
+    def hang(*_: Any, **__: Any) -> Any:
+        asked.set()
+        found.wait(60)
+        raise socket.gaierror("at last")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    monkeypatch.setattr(rollout_server, "_GRACE_SECONDS", 0.1)
+    server = Server(RolloutServer(endpoint="http://rollouts.invalid:8000/v1", openai={"attempts": 1}))
+    begun = time.monotonic()
+    try:
+        if asker == "rollouts":
+            with finishing_steps() as stop:
+                stop.requested = True
+                with pytest.raises(UnreachableError, match="had not answered when SIGTERM came"):
+                    server.look()
+        else:
+            config = TeacherConfig(name="a", backend="openai", endpoint="http://votes.invalid:8000/v1", model="m")
+            loop = EndpointTeacher(config, target="", role_play=False)._loop
+            with suppress(TimeoutError):
+                loop.run_until_complete(asyncio.wait_for(loop.getaddrinfo("votes.invalid", 80), 0.1))
+            loop.close()
+        assert asked.is_set()
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("asyncio")]
+        assert time.monotonic() < begun + 30
+    finally:
+        found.set()
 
 
 def test_a_server_that_answers_soon_after_sigterm_is_listened_to(answering, monkeypatch) -> None:

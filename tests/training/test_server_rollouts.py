@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,11 +27,14 @@ from lorapar.doctor import examine_rollouts
 from lorapar.errors import BadInputError, ExitCode, Terminated, TrainingError, UnreachableError
 from lorapar.serving.rollout_adapters import RolloutAdapters
 from lorapar.stopping import finishing_steps, on_sigterm
-from lorapar.training import server_rollouts
+from lorapar.training import pass_rates, server_rollouts
 from lorapar.training.engine_trainer import unlearned_completions
+from lorapar.training.pass_rates import filter_rows
 from lorapar.training.ranks import RolloutsLostError
+from lorapar.training.reward_tools import RewardTools
 from lorapar.training.rl import train_rl
 from lorapar.training.rollout_server import MIDDLEWARE, Server, server_command
+from lorapar.training.sampling import sampling_of
 from lorapar.training.server_rollouts import ServerRollouts
 from lorapar.training.session import TrainingJob
 from lorapar.training.vllm_rollouts import awake, is_to_sleep
@@ -120,6 +124,19 @@ def test_completions_that_are_too_unlike_the_trainers_are_counted_and_said(kit, 
 def test_a_completion_is_unlearned_where_none_of_its_own_tokens_has_weight(ratio, expected) -> None:
     mask = torch.tensor([[1, 1, 0], [1, 1, 1], [0, 0, 0]], dtype=torch.bool)
     assert unlearned_completions(torch.tensor(ratio), mask).tolist() == expected
+
+
+def test_rows_of_the_filter_are_sampled_by_seeds_of_their_own(kit, make_job, server, monkeypatch) -> None:
+    """Asked a few at a time, always at the step 0: no two rows share their random numbers, nor do they with RL."""
+    monkeypatch.setattr(pass_rates, "_VLLM_COMPLETIONS", 2)
+    config = settings(server, filter={"samples": 2}, rewards={"served_reward:parity": 1.0})
+    job = make_job()
+    with suppress(BadInputError):  # too few rows may be left
+        filter_rows(job, config, system1=[], system2=kit.sums(3), tools=RewardTools())
+    seeds = [body["seed"] for body in server.asked if "seed" in body]
+    assert len(seeds) == len(set(seeds)) == 3 * 2
+    of_rl = {sampling_of(config, [], None, job.seed, 0, place)["seed"] for place in range(8)}
+    assert not of_rl & set(seeds)
 
 
 def test_an_adapter_that_the_server_forgot_is_sent_again_and_nothing_changes(kit, make_job, server) -> None:
