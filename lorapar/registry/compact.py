@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from lorapar.registry.start import trained_rank
 from lorapar.registry.verify import QUESTIONS, Verification, compare_packages
 from lorapar.registry.versions import Version, content_manifest, new_claim
 from lorapar.store import file_sha256
+from lorapar.store.file_system import copy_files
 
 if TYPE_CHECKING:
     from lorapar.adapter.compact import PackedModule
@@ -73,7 +73,7 @@ def pack_version(source: Version, original: Path, folder: Path, rank: int | None
             )
     packed = pack(adapter, rank)
     errors = {path: one.relative_error for path, one in packed.items()}
-    shutil.copytree(original, folder, ignore=shutil.ignore_patterns("manifest.json", CARD_FILE))
+    copy_files(original, folder, left_out=("manifest.json", CARD_FILE))
     _write_peft(folder, packed, rank, adapter.scale)
     facts = {
         "version": str(source),

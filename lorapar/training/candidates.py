@@ -9,8 +9,9 @@ keeps the same ones with the same bytes. Importable without torch.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
+
+from lorapar.store.file_system import copy_files
 
 CANDIDATES = "candidates"
 _STEP = "step-"
@@ -38,4 +39,4 @@ def candidates_in(root: Path) -> dict[int, Path]:
 def copy_candidates(source: Path, target: Path) -> None:
     """Hand on what an earlier phase or node has kept, where it kept some."""
     if (source / CANDIDATES).is_dir():
-        shutil.copytree(source / CANDIDATES, target / CANDIDATES)
+        copy_files(source / CANDIDATES, target / CANDIDATES)

@@ -17,6 +17,7 @@ from lorapar.records import Vote
 from lorapar.registry import Registry
 from lorapar.store import file_system, open_store, replace_folder, seal, storage_errors, write_atomically
 from lorapar.store.file_system import copy_files, lacking, locked, replace_path
+from lorapar.training.candidates import candidate_folder, copy_candidates
 from lorapar.voting.collect import VoteJournal
 from lorapar.voting.teacher_pool import VoteCache
 
@@ -185,6 +186,11 @@ def test_copies_set_neither_modes_nor_times(tmp_path, refuse):
     (tmp_path / "a" / "manifest.json").write_text("{}")
     copy_files(tmp_path / "a", tmp_path / "b", left_out=("manifest.json",))
     assert [path.name for path in (tmp_path / "b").rglob("*")] == ["deep", "x"]
+    kept = candidate_folder(tmp_path / "a", 10)
+    kept.mkdir(parents=True)
+    (kept / "x").write_text("x")
+    copy_candidates(tmp_path / "a", tmp_path / "c")
+    assert (candidate_folder(tmp_path / "c", 10) / "x").read_text() == "x"
 
 
 def test_votes_are_kept_where_nothing_can_be_forced_to_the_disk(tmp_path, refuse):
