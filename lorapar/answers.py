@@ -35,6 +35,7 @@ _BLANKS = re.compile(r"\s{3,}")
 """What a policy that has collapsed writes by the thousand, and several rules would look through again and again."""
 _MARK = re.compile(r"\s*([,;:()\[\]{}])\s*")
 _BETWEEN_MEMBERS = re.compile(r";|,\s|\sand\s|(?<=[0-9]),(?=-?[0-9]|[^\W\d_]\w*\s*=)|(?<=[A-Z]),(?=[A-Z])")
+_PAIR = re.compile(r"([-+]?[0-9]+),([1-9][0-9]?|0)")
 _COMMA_OR_AND = re.compile(r"(?:\s*,)?\s+and\s+|\s*,\s+|,(?!\d{3}(?!\d))")
 _AND = re.compile(r"(?:\s*,)?\s+and\s+")
 _LONGEST_LIST = 200
@@ -98,6 +99,9 @@ def same_answer(answer: str, reference: str) -> bool:
     wanted = quantity_of(reference)
     if wanted is not None:
         given = quantity_of(answer)
+        if given is None and (pair := pair_of(reference)) is not None:
+            found = _members(answer) or _bare_members(answer)
+            return found is not None and _same_members(found, _Members("", "", list(pair)))
         return given is not None and _same_quantity(given, wanted)
     numbers = _bare_members(reference)
     if numbers is not None:
@@ -106,6 +110,12 @@ def same_answer(answer: str, reference: str) -> bool:
     if letter is not None:
         return letter_of(answer, alone=False) == letter
     return _same_otherwise(*(without_lead(text).removesuffix(".") for text in (answer, reference)))
+
+
+def pair_of(text: str) -> tuple[str, str] | None:
+    """The numbers of `1,2`, which is a list of two or has a decimal comma; None of any other text."""
+    found = _PAIR.fullmatch(without_lead(text))
+    return None if found is None else (found[1], found[2])
 
 
 def _same_otherwise(answer: str, reference: str) -> bool:
@@ -161,7 +171,9 @@ def _has_quantity(text: str, wanted: Quantity) -> bool:
     whole = quantity_of(text)
     number = last_stated_number(text) if whole is None else None
     given = whole if number is None else quantity_of(number) or quantity_of(last_number(number) or "")
-    return given is not None and given.value == wanted.value and not units_differ(given.unit, wanted.unit)
+    if given is None or given.value != wanted.value or (wanted.may_be_algebra and not given.unit):
+        return False
+    return not units_differ(given.unit, wanted.unit)
 
 
 def _same_quantity(given: Quantity, wanted: Quantity) -> bool:

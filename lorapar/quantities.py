@@ -25,6 +25,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from lorapar.plain_text import without_lead
+from lorapar.reading.algebra import begins_a_function, is_algebra, is_variable
 from lorapar.reading.claims import is_statement, takes_back
 from lorapar.reading.number_words import NAMES_OF_NUMBERS, ORDINALS, in_digits
 from lorapar.reading.units import BY_TIME, is_known, one_spelling
@@ -76,7 +77,7 @@ _IN_TEXT = re.compile(
 )
 _CHANGES_THE_NUMBER = """
     ish tens quadrillion quintillion k m bn mn mil mio mrd lakh lac lakhs crore crores score gross grand fold permille
-    binary octal hexadecimal hex st nd rd th negative below minus
+    zillion gazillion short less fewer binary octal hexadecimal hex st nd rd th negative below minus
     \u4e07 \u842c \u4ebf \u5104 \u5146 \u5343 \u767e \u5341 \u534a
 """
 _JOINS_A_SECOND = """
@@ -89,7 +90,9 @@ _MAKES_A_DATE_OR_TIME = """
 """
 _JOINING = frozenset(_JOINS_A_SECOND.split())
 """Behind a number in a sentence they begin something new: `18 of them`."""
-_ALONE = ORDINALS | frozenset(["grand", "gross", "fold", "binary", "octal", "hexadecimal", "hex"])
+_ALONE = ORDINALS | frozenset(
+    ["grand", "gross", "fold", "binary", "octal", "hexadecimal", "hex", "short", "less", "fewer"]
+)
 """They change a number only where nothing else is behind it: `5 grand`, but `5 grand pianos`, `12 seventh graders`."""
 _NO_UNITS = (
     NAMES_OF_NUMBERS | frozenset(f"{_CHANGES_THE_NUMBER} {_JOINS_A_SECOND} {_MAKES_A_DATE_OR_TIME}".split())
@@ -176,7 +179,7 @@ _PART_BEFORE = re.compile(
 )
 """What a number is a part of, by what stands before it."""
 _GLUED_BEFORE = re.compile(
-    rf"(?:[0-9][-/.]\(?|[\u221a_]|[\w)]\*\*|[0-9)]\(|\b[a-z]\(|[^\W\d_]-|(?<![^\W\d_])(?!(?:{_CODES}|Rs|SFr|Fr)\Z)[^\W\d_]+)\Z"
+    rf"(?:[0-9][-/.]\(?|[0-9][a-z]{{1,3}}/|[\u221a_]|[\w)]\*\*|[0-9)]\(|\b[a-z]\(|[^\W\d_]-|(?<![^\W\d_])(?!(?:{_CODES}|Rs|SFr|Fr)\Z)[^\W\d_]+)\Z"
 )
 """The same where nothing is between: `2024-01-05`, `0.(3)`, `H2O`, `GPT-4`, `2(5)`."""
 _PART_BEHIND = re.compile(
@@ -204,6 +207,8 @@ class Quantity:
     """What it is the value of (`x` of `x = 5`), in small letters and without spaces."""
     name_is_sure: bool = True
     """Whether the name is a mathematical one (`x = 5`), and not a title (`Apollo: 13`)."""
+    may_be_algebra: bool = False
+    """Whether the unit is a letter glued to the number, which may be a variable: `6s^2`."""
     in_words: bool = False
     """Whether the number is written in words, or ends in one (`2 million`)."""
 
@@ -235,7 +240,7 @@ def _bare_quantity(text: str) -> Quantity | None:
     if match is None or (match["sign"] and match["inner_sign"]):
         return None
     after = match["after"]
-    if after and (not _is_unit(after, match["gap"]) or is_statement(after) or takes_back("", "", f" {after}")):
+    if after and (not _names_a_unit(after, match["gap"]) or is_statement(after) or takes_back("", "", f" {after}")):
         return None
     if after == "s" and not match["gap"] and _DECADE.fullmatch(match["digits"]):
         return None
@@ -245,7 +250,9 @@ def _bare_quantity(text: str) -> Quantity | None:
     sign = match["sign"] or match["inner_sign"] or "+"
     units = [one for one in (match["before"], match["after"]) if one]
     is_sure = all(map(_is_sure, units)) or is_known(_unit_of(units))
-    return Quantity(value if sign == "+" else -value, _unit_of(units), is_sure, in_words=in_words is not None)
+    is_glued = bool(after) and not match["gap"] and is_variable(after)
+    number = Quantity(value if sign == "+" else -value, _unit_of(units), is_sure and not is_glued)
+    return replace(number, in_words=in_words is not None, may_be_algebra=is_glued)
 
 
 def _unit_of(units: list[str]) -> str:
@@ -299,7 +306,9 @@ def last_stated_number(text: str) -> str | None:
         return number
     measure = unit[1] if first.strip(".").casefold() in _ALONE else first
     is_decade = first == "s" and not unit[0][0].isspace() and _DECADE.fullmatch(number)
-    changes = not _is_unit(measure, "gap") or is_decade
+    is_glued = first[0].isalpha() and unit[0][0].isalpha()
+    in_algebra = is_algebra(first, "") if is_glued else begins_a_function(unit[1])
+    changes = not _leaves_the_number(measure) or in_algebra or is_decade
     return None if changes else f"{number} {unit[1]}"
 
 
@@ -343,7 +352,12 @@ def _value(digits: str) -> Fraction | None:
     return Fraction(Decimal(digits))
 
 
-def _is_unit(text: str, gap: str) -> bool:
+def _names_a_unit(text: str, gap: str) -> bool:
+    """Whether what is behind a number can only be a unit or the name of what is counted."""
+    return _leaves_the_number(text) and not is_algebra(text, gap)
+
+
+def _leaves_the_number(text: str) -> bool:
     """Whether what is behind a number leaves the number as it is."""
     if _ALGEBRA.fullmatch(text.strip(".")):
         return False
@@ -359,8 +373,7 @@ def _is_unit(text: str, gap: str) -> bool:
             return False
         if word == "May" or any(part in _NO_UNITS - _SMALL_LETTERS_ONLY for part in re.split(r"[-/]", plain)):
             return False
-    glued = not gap and text[0].isalpha()
-    return not glued or " " in text or len(text) <= len("km/h.") or is_known(one_spelling(text))
+    return True
 
 
 def _is_sure(unit: str) -> bool:

@@ -12,7 +12,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from lorapar.answers import same_answer
+from lorapar.answers import pair_of, same_answer
+from lorapar.comparing.forms import REPEATING, alike, in_full, is_same_text, without_units
 from lorapar.plain_text import without_lead
 from lorapar.quantities import Quantity, quantity_of
 
@@ -59,10 +60,12 @@ _TIMES = re.compile(r"((?<![_^0-9.a-zA-Z\\])[0-9.]+)\s*\(")
 _MATRIX = re.compile(r"\\(?:begin|end)\{[a-z]+\}")
 _MATRIX_OF = re.compile(r"\\begin\{[pb]?matrix\}\s*(.*?)\s*\\end\{[pb]?matrix\}", re.DOTALL)
 """In round or square brackets, which are the same; in straight lines they are determinants and norms."""
-_WITH_LETTERS = re.compile(r"-?(?:[0-9][0-9./]*|\\frac\{[0-9]+\}\{[0-9]+\})[a-zA-Z]{1,3}")
+_WITH_LETTERS = re.compile(r"-?(?:[0-9][0-9./]*|\\frac\{[0-9]+\}\{[0-9]+\})[a-zA-Z]{1,3}(?:\^\{?[23]\}?)?")
 """A number with letters right behind it, which may be variables: `2x`."""
+_COEFFICIENT = re.compile(r"(?<![a-zA-Z0-9])[0-9]+[a-z]{1,5}(?![a-zA-Z])")
+"""A number and the variables of its product: `5abcd`."""
 _NEVER = re.compile(
-    r"(?<![\^_0-9])[0-9]+\s*_|[%:;?\"'`#&@\u20ac\u00a3\u00a5$\u00b0]|!!|(?<![_^0-9.])[0-9.]+\s+[0-9]|(?<![_^{a-zA-Z])[a-zA-Z]+\s*[0-9]"
+    r"(?<![\^_0-9])[0-9]+\s*_|(?<![0-9.])0x[0-9A-F]|[%:;?\"'`#&@\u20ac\u00a3\u00a5$\u00b0]|!!|(?<![_^0-9.])[0-9.]+\s+[0-9]|(?<![_^{a-zA-Z])[a-zA-Z]+\s*[0-9]"
 )
 """What math-verify is never asked about: percent, times, money, degrees, two numbers side by side, `x2`."""
 _MOST_LETTERS_IN_A_ROW = 3
@@ -78,11 +81,14 @@ class MathTexts:
 
 def decided(answer: str, reference: str) -> bool | MathTexts:
     """Whether two answers are the same, or, where these rules cannot decide, what math-verify is asked."""
+    reference = as_list(reference)
     if same_answer(answer, reference):
         return True
-    given, wanted = _sides(_plain(answer), _plain(reference))
-    if same_answer(given, wanted):
+    given, wanted = alike(*_sides(_plain(answer), _plain(reference)))
+    if same_answer(given, wanted) or is_same_text(given, wanted):
         return True
+    if (measured := without_units(given, wanted)) is not None:
+        return measured.same_unit and decided(measured.answer, measured.reference)
     cells, others = _cells(given), _cells(wanted)
     if cells is not None and others is not None:
         whole = MathTexts(_in_latex(given), _in_latex(wanted))
@@ -97,6 +103,12 @@ def decided(answer: str, reference: str) -> bool | MathTexts:
     if _is_ordered(left) and _rows_in(left) != _rows_in(right) and "\\cup" not in left + right:
         return False  # [[1], 2] is not [1, 2]
     return MathTexts(left, right)
+
+
+def as_list(reference: str) -> str:
+    """A reference such as `1,2`, a list here and no decimal, with a blank between its numbers."""
+    pair = pair_of(_plain(reference))
+    return reference if pair is None else ", ".join(pair)
 
 
 def _cells(text: str) -> list[list[str]] | None:
@@ -150,7 +162,7 @@ def _plain(text: str) -> str:
     text = re.sub(r"\\([%$])", r"\1", text)
     text = _ROOT.sub(lambda found: f"\\sqrt{found[1] or ''}{{{found[2]}}}", text)
     text = _SHORT_FRACTION.sub(lambda found: "\\frac{{{}}}{{{}}}".format(*filter(None, found.groups())), text)
-    text = _TEN.sub(_with_exponent, text)
+    text = _TEN.sub(_with_exponent, REPEATING.sub(in_full, text))
     text = _TEXT.sub(r" \1 ", text)
     whole = _WHOLE_FRACTION.sub(_slashed, text)
     if quantity_of(whole) is not None and _WITH_LETTERS.fullmatch(whole) is None:
@@ -186,7 +198,7 @@ def _expression(text: str, quantity: Quantity | None) -> str | None:
     if not text or len(text) > _LONGEST or _NEVER.search(bare):
         return None
     is_formula = "\\" in text or _OPERATOR.search(bare) is not None
-    longest = max(map(len, _LETTERS.findall(bare)), default=0)
+    longest = max(map(len, _LETTERS.findall(_COEFFICIENT.sub(" ", bare))), default=0)
     return text if longest <= (_MOST_LETTERS_IN_A_ROW if is_formula else 1) else None
 
 
@@ -198,6 +210,8 @@ def _in_latex(text: str) -> str:
         text = text.replace(character, command)
     text = _RAISED.sub(lambda found: "^{" + found[0].translate(_PLAIN_DIGITS) + "}", text)
     text = _CALLED.sub(lambda found: f"\\{found[1]}{{{found[2]}}}", text)
+    text = re.sub(r"\)\s*\(", ")\\\\cdot (", text)
+    text = re.sub(r"(?<![0-9./}])([0-9]+)/([0-9]+) (?=[a-z\\\\])", r"\\frac{\1}{\2}", text)
     return _TIMES.sub(r"\1\\cdot (", text)
 
 

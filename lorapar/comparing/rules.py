@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 from lorapar import answers
 from lorapar.answers import References, all_references, extract_tagged
-from lorapar.comparing.latex import MathTexts, decided, last_formula
+from lorapar.comparing.latex import MathTexts, as_list, decided, last_formula
 from lorapar.comparing.math_workers import MathWorkers
 from lorapar.errors import BadInputError
 from lorapar.extras import pip_install
@@ -122,6 +122,7 @@ class MathRule:
 
     def is_found_in(self, text: str, references: References) -> bool:
         """By `exact`, or where the text, its last answer in tags, or its last formula is one of the references."""
+        references = tuple(map(as_list, all_references(references)))
         if answers.is_found_in(text, references):
             return True
         candidates = dict.fromkeys(filter(None, (extract_tagged(text), last_formula(text), text)))

@@ -99,6 +99,7 @@ _SPELLINGS = {
     "calorie": "cal",
     "kilocalorie": "kcal",
     "decibel": "db",
+    "piece": "pc pcs",
     "radian": "rad",
     "light year": "ly light-year lightyear",
     "knot": "kn kts",

@@ -78,6 +78,38 @@ SAME = [
     ("\\begin{pmatrix}\u221a(2)x\\\\1\\end{pmatrix}", r"\begin{pmatrix}x\sqrt{2}\\1\end{pmatrix}"),
     (r"[1,2]\cup[2,4]", "[1,4]"),
     (r"\int^1_0 x dx", r"\int_0^1 x dx"),
+    # variables behind a number are no unit
+    ("4x^2y", "4yx^2"),
+    ("4x^2 y", "4x^2y"),
+    ("3ab^2", "3b^2a"),
+    ("3s-2", "-2+3s"),
+    ("3x - 2", "3x-2"),
+    ("12 pi", r"12\pi"),
+    ("6s^2", r"s^2 \cdot 6"),
+    ("2t", "t+t"),
+    (r"2/3 x", r"\frac{2x}{3}"),
+    ("(2)(3)", "6"),
+    # two numbers without a blank are a list, and lists have no order
+    ("2,1", "1,2"),
+    ("1 and 2", "1,2"),
+    ("x=1, x=2", "1,2"),
+    (r"7 \text{ or } 8", "7,8"),
+    (r"\pm 1", "-1,1"),
+    ("-2,3", "3, -2"),
+    ("2 or 3", "2, 3"),
+    ("x = 2, 3", "2,3"),
+    # inequalities for intervals, repeating decimals
+    (r"x \le 2", r"(-\infty,2]"),
+    ("1 < x < 2", "(1,2)"),
+    ("2 < x", r"(2,\infty)"),
+    ("[-2, 7]", r"-2 \le x \le 7"),
+    (r"0.1\overline{6}", r"\frac16"),
+    # blanks and braces of LaTeX, and a unit behind an expression
+    ("4210_5", "4210_{5}"),
+    (r"\langle 1,2\rangle", r"\langle 1, 2 \rangle"),
+    (r"10\sqrt{3}\text{ cm}", r"10\sqrt{3}"),
+    (r"25\pi \text{ square units}", r"25\pi"),
+    ("36\u03c0 cm\u00b2", r"36\pi \text{ square centimeters}"),
 ]
 DIFFERENT = [
     # what math-verify by itself was seen to take for the same
@@ -118,6 +150,18 @@ DIFFERENT = [
     ("[1,2]\u222a[5,6]", "[1,6]"),
     ("", "5"),
     ("", "x"),
+    ("3", "3x-2"),
+    ("4ac", "4"),
+    ("2,3", "1,2"),
+    ("1", "1,2"),
+    ("1,2,3", "1,2"),
+    ("1 < x < 2", "[1,2]"),
+    ("1 < x < 2", "(1,3)"),
+    ("x > 2", r"(-\infty,2)"),
+    ("2516_8", "2516_7"),
+    (r"10\sqrt3\text{ cm}", r"10\sqrt3\text{ m}"),
+    (r"10\sqrt3\text{ cm}", "10"),
+    (r"\sqrt3 m", r"\sqrt3"),
 ]
 
 
@@ -131,6 +175,14 @@ def test_math_takes_these_for_the_same_in_both_directions(math: AnswerRule, answ
 def test_math_tells_these_apart_in_both_directions(math: AnswerRule, answer: str, reference: str) -> None:
     assert not math.is_answer(answer, reference)
     assert not math.is_answer(reference, answer)
+
+
+def test_a_reference_of_two_numbers_without_a_blank_is_never_a_decimal_of_math(math: AnswerRule) -> None:
+    assert EXACT.is_answer("1.2", "1,2"), "as before"
+    assert not math.is_answer("1.2", "1,2")
+    assert not math.is_found_in(r"so \boxed{1.2}", "$1,2$")
+    assert math.is_found_in(r"so \boxed{2, 1}", "1,2")
+    assert math.is_answer("7,5", "7.5")
 
 
 def test_math_agrees_with_sympy_on_expressions_made_by_it(math: AnswerRule) -> None:
