@@ -1,7 +1,9 @@
 """Training rows whose question occurs in evaluated rows: 13 consecutive words, as for GPT-3 and The Pile.
 
 Words that many rows share do not count: an instruction at the head of every row, or a common phrase. Brown et al. 2020
-(appendix C) ignore 13-grams that occur in more than 10 rows. Shorter questions count where they are equal.
+(appendix C) ignore 13-grams that occur in more than 10 rows. A whole question of 13 words or more always counts, with
+whatever is around it. Shorter questions count where they are equal. Signs of calculations and decimal points count
+as well: `2 - 2` is not `2 + 2`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,30 @@ _COMMON = 10
 # Chinese and Japanese are written without blanks: each character counts as a word.
 _SIGNS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 _WORD = re.compile(rf"[{_SIGNS}]|[^\W{_SIGNS}]+")
+_TOKEN = re.compile(
+    rf"(?P<word>{_WORD.pattern})|(?<=[0-9])\.(?=[0-9])|(?<=[0-9])%"
+    r"|\*\*(?=\s?[0-9])|[<>]=|!=|[-+*/^=<>\u00d7\u00f7\u00b7\u2212\u2264\u2265\u221a]"
+    r"|\\(?:times|cdot|div|pm|le|ge|sqrt)(?![a-z])|(?<=[0-9a-z])!(?=[-?+*/)=$])"
+)
+_ONE_OPERATOR = {
+    **dict.fromkeys(("\u00d7", "\u00b7", "\\times", "\\cdot"), "*"),
+    **{
+        "\u00f7": "/",
+        "\\div": "/",
+        "\u2212": "-",
+        "**": "^",
+        "\\le": "<=",
+        "\u2264": "<=",
+        "\\ge": ">=",
+        "\u2265": ">=",
+    },
+}
+"""Ways of writing one operator."""
+_ENDS_A_VALUE = re.compile(r"(?:[0-9]|(?<![^\W_])[^\W\d_]|[)\]}])[\s$]*\Z")
+_BEGINS_A_VALUE = re.compile(r"[\s$]*(?:[-+]?[0-9.(\[{\\]|[^\W\d_](?![^\W\d_]))")
+_BETWEEN_VALUES = frozenset("-+*/^<>")
+_BESIDE = 8
+"""Characters that are looked at beside an operator."""
 
 
 @dataclass(frozen=True)
@@ -49,38 +75,96 @@ def overlaps(rows: Sequence[Example], evaluated: Mapping[str, Iterable[tuple[str
     `evaluated` holds (row, question) of all evaluated rows, by `held-out rows` or the name of a benchmark.
     """
     places: dict[str, tuple[str, str]] = {}
-    for measure, questions in evaluated.items():
-        for name, question in questions:
-            for gram in _grams(question):
+    questions: dict[str, list[str]] = {}
+    for measure, asked in evaluated.items():
+        for name, question in asked:
+            words = _words(question)
+            for gram in _grams(words):
                 places.setdefault(gram, (measure, name))
-    shared = [[gram for gram in _grams(question_text(row)) if gram in places] for row in rows]
+            questions[_whole(words)] = words
+    longer = _by_rarest_gram(questions.values())
+    texts = [_words(question_text(row)) for row in rows]
+    shared = [[gram for gram in _grams(words) if gram in places] for words in texts]
     counts = Counter(gram for grams in shared for gram in set(grams))
     found = []
-    for row, grams in zip(rows, shared, strict=True):
-        own = _whole(question_text(row))
+    for row, words, grams in zip(rows, texts, shared, strict=True):
+        own = _whole(words)
         telling = [gram for gram in grams if gram == own or not _is_common(counts[gram], len(rows))]
+        if not telling and grams:
+            telling = _held(words, grams, longer)
         if telling:
             found.append(Overlap(row.id, *places[telling[0]], telling[0].strip("\n")))
     return found
+
+
+def has_words(text: str) -> bool:
+    """Whether there is anything in a text that can be compared."""
+    return any(any(character.isalpha() for character in word) for word in _WORD.findall(text))
 
 
 def _is_common(count: int, rows: int) -> bool:
     return count > _COMMON or (count > 2 and 2 * count > rows)
 
 
-def _grams(question: str) -> Iterator[str]:
-    """The whole question, and all its 13-grams."""
-    words = _words(question)
+def _by_rarest_gram(questions: Iterable[list[str]]) -> dict[str, list[str]]:
+    """Whole questions of 13 words or more by the 13-gram in them that the fewest others have."""
+    grams = {_whole(words): list(_grams(words))[1:] for words in questions if len(words) >= NGRAM}
+    counts = Counter(gram for own in grams.values() for gram in set(own))
+    found: dict[str, list[str]] = {}
+    for whole, own in grams.items():
+        found.setdefault(min(own, key=lambda gram: counts[gram]), []).append(whole)
+    return found
+
+
+def _held(words: list[str], grams: list[str], longer: Mapping[str, list[str]]) -> list[str]:
+    """The whole questions that stand in a text."""
+    text = f" {' '.join(words)} "
+    wholes = dict.fromkeys(whole for gram in grams for whole in longer.get(gram, ()))
+    return [whole for whole in wholes if _inside(whole) in text]
+
+
+def _inside(whole: str) -> str:
+    """A whole question as it stands within a longer text."""
+    return f" {whole.strip(chr(10))} "
+
+
+def _grams(words: list[str]) -> Iterator[str]:
+    """The whole question, and all its 13-grams; what stands before the first word of one is no part of it."""
     if words:
-        yield _whole(question)
+        yield _whole(words)
     for start in range(len(words) - NGRAM + 1):
-        yield " ".join(words[start : start + NGRAM])
+        first, *others = words[start : start + NGRAM]
+        yield " ".join([first.split(" ")[-1], *others])
 
 
-def _whole(question: str) -> str:
+def _whole(words: list[str]) -> str:
     """A whole question, marked so that it never equals a 13-gram of a longer one."""
-    return "\n" + " ".join(_words(question)) + "\n"
+    return "\n" + " ".join(words) + "\n"
 
 
 def _words(text: str) -> list[str]:
-    return _WORD.findall(text.casefold())
+    """The words in small letters, with the operators before each, and `!` and `%` behind it: `2`, `+ 2`, `- 3!`."""
+    text = text.casefold()
+    words: list[str] = []
+    waiting = ""
+    for one in _TOKEN.finditer(text):
+        if one["word"]:
+            words.append(waiting + one["word"])
+            waiting = ""
+        elif one[0] in ("!", "%") and words:
+            words[-1] += one[0]
+        elif _is_operator(text, one):
+            waiting += _ONE_OPERATOR.get(one[0], one[0]) + " "
+    return words
+
+
+def _is_operator(text: str, found: re.Match[str]) -> bool:
+    """Whether a sign calculates or compares, and is no hyphen, bullet, tag or \"or\"."""
+    if found[0] not in _BETWEEN_VALUES and found[0] not in "=\u2212":
+        return True
+    before, behind = text[max(0, found.start() - _BESIDE) : found.start()], text[found.end() : found.end() + _BESIDE]
+    ends, begins = _ENDS_A_VALUE.search(before) is not None, _BEGINS_A_VALUE.match(behind) is not None
+    if found[0] not in _BETWEEN_VALUES:
+        return ends or begins
+    is_sign = found[0] in "-+" and behind[:1].isdigit() and not before[-1:].isalnum()
+    return (ends and begins) or is_sign

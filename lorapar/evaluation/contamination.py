@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lorapar.config import BenchmarkConfig, DataConfig
-from lorapar.data.overlap import Overlap, overlaps, question_text
+from lorapar.data.overlap import Overlap, has_words, overlaps, question_text
 from lorapar.errors import BadInputError
 from lorapar.evaluation.benchmarks import benchmark_questions
 from lorapar.records import DEVELOPMENT_ROWS, HELDOUT_ROWS, Example, Omission
@@ -47,8 +47,10 @@ def contamination(
                 f"data.decontaminate: rows are not compared with {benchmark.task}: lm-eval, which has its rows, is not "
                 "installed here"
             )
-        else:
-            evaluated[benchmark.task] = questions
+            continue
+        evaluated[benchmark.task] = questions
+        if not any(has_words(question) for _, question in questions):
+            log(f"data.decontaminate: rows cannot be compared with {benchmark.task}: its questions hold no words")
     judged = [one for one in examples if one.split == "development"]
     asked = _kept(judged, overlaps(judged, evaluated), data, "development")
     if asked.kept:

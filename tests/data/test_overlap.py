@@ -41,8 +41,8 @@ def test_thirteen_words_in_a_row_are_a_sign_whatever_stands_between_them(questio
 
 def test_shorter_questions_count_where_they_are_equal():
     overlap = found([row("what is 2 + 2"), row("What is 2 + 2, Ann?", "other")], mmlu=["What is 2+2?"])
-    assert [(one.example_id, one.words) for one in overlap] == [("r", "what is 2 2")]
-    assert overlap[0].line == "row r shares 'what is 2 2' with mmlu, row mmlu0"
+    assert [(one.example_id, one.words) for one in overlap] == [("r", "what is 2 + 2")]
+    assert overlap[0].line == "row r shares 'what is 2 + 2' with mmlu, row mmlu0"
 
 
 def test_what_many_rows_share_is_an_instruction_and_no_sign():
@@ -50,6 +50,41 @@ def test_what_many_rows_share_is_an_instruction_and_no_sign():
     rows = [row(f"{heading} report {number}", str(number)) for number in range(40)]
     assert found(rows, heldout=[f"{heading} report 99"]) == []
     assert [one.example_id for one in found(rows, heldout=[f"{heading} report 7"])] == ["7"], "a whole question counts"
+
+
+@pytest.mark.parametrize(
+    ("question", "other", "is_found"),
+    [
+        ("What is 2-2?", "What is 2+2?", False),
+        ("what is 2 \u2212 2", "What is 2-2?", True),
+        ("What is 2\u00d73?", r"What is $2 \times 3$?", True),
+        ("What is 2*3?", "What is 2/3?", False),
+        ("What is 2.5?", "What is 25?", False),
+        ("What is 2.5?", "What is 2 5?", False),
+        ("What is -5 squared?", "What is 5 squared?", False),
+        ("Solve $x^2 + 5x - 6 = 0$.", "Solve $x^2 - 5x + 6 = 0$.", False),
+        ("Solve x^2+5x-6=0", "Solve $x^2 + 5x - 6 = 0$.", True),
+        ("Is 3 < 4?", "Is 3 > 4?", False),
+        ("What is 20% of 5?", "What is 20 of 5?", False),
+        ("What is 5!?", "What is 5?", False),
+        # marks that calculate nothing
+        ("A well-known cat - and/or a dog", "A well known cat and or a dog", True),
+        ("**Which** planet is - largest?", "Which planet is largest", True),
+        ("<b>Which planet</b> is largest", "b Which planet b is largest", True),
+        ("What is 2 + 2 =", "What is 2 + 2?", True),
+    ],
+)
+def test_signs_between_numbers_tell_questions_apart_and_other_marks_do_not(question, other, is_found):
+    assert bool(found([row(question)], heldout=[other])) is is_found
+
+
+def test_a_whole_question_in_many_rows_is_a_leak_with_whatever_is_around_it():
+    starts = ["Now", "So", "Well", "Please", "Hey", "Listen", "Look", "Right", "Okay", "Yes", "Good", "Hello"]
+    leaks = [row(f"{word} {BOUGHT} Thanks.", word) for word in starts]
+    others = [row(f"Something else entirely, number {n}", str(n)) for n in range(500)]
+    assert {one.example_id for one in found([*leaks, *others], gsm8k=[BOUGHT])} == set(starts)
+    assert {one.example_id for one in found([*leaks[:3], others[0]], gsm8k=[BOUGHT])} == set(starts[:3])
+    assert found([row(f"{one.question.split(' crates')[0]} boxes", one.id) for one in leaks], gsm8k=[BOUGHT]) == []
 
 
 def test_only_what_the_user_says_is_a_question():

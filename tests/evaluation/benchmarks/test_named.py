@@ -11,12 +11,14 @@ import yaml
 
 from lorapar.basemodel import load_model, load_tokenizer
 from lorapar.config import BenchmarkConfig, EvaluateConfig, ModelConfig, PromptConfig
+from lorapar.data.overlap import overlaps
 from lorapar.errors import BadInputError, UnreachableError
 from lorapar.evaluation import TransformersEngine, benchmark_metrics
 from lorapar.evaluation.benchmarks import check_benchmarks, load_benchmark, resolve_benchmarks
 from lorapar.evaluation.benchmarks.ask import Questioning, ask_all
 from lorapar.progress import Silent
 from lorapar.prompts import render
+from lorapar.records import Example
 
 BASE = ModelConfig(name="builtin:tiny", dtype="float32")
 CAPITALS = [{"country": f"land {n}", "capital": f"town {n}"} for n in range(5)]
@@ -456,6 +458,49 @@ def test_its_questions_are_those_that_training_rows_are_compared_with(folder) ->
     assert questions == {limited.ids[n]: f"Capital of {CAPITALS[n]['country']}?" for n in limited.asked}
     texts = dict(load_benchmark(config(folder, "texts"), 0).questions())
     assert "land 0 and town 0" in texts.values()
+
+
+BLANKS = (
+    "doc_to_text: !function blanks.right\ndoc_to_target: !function blanks.end\ndoc_to_choice: !function blanks.both\n"
+)
+BLANKS_CODE = """
+def right(doc):
+    return int(doc["answer"]) - 1
+
+def end(doc):
+    return doc["sentence"].partition("_")[2].strip()
+
+def both(doc):
+    return [doc["sentence"].partition("_")[0] + doc[name] for name in ("one", "two")]
+"""
+
+
+@pytest.mark.parametrize(
+    ("values", "text", "asked"),
+    [
+        ({"doc_to_text": "Question: {{q}}\nAnswer:", "doc_to_choice": "options"}, "", "which lives in water, 2"),
+        ({"doc_to_text": "", "doc_to_choice": "options"}, "", "Which lives in water, 2?"),
+        ({"doc_to_text": "", "doc_to_choice": "{{[q + ' cod', q + ' cat', q]}}"}, "", "Which lives in water, 2? cat"),
+        ({}, BLANKS, "Ann asked Mary what time it was, as _ had no watch."),
+        ({}, BLANKS, "Ann asked Mary what time it was, as Mary had no watch."),
+    ],
+)
+def test_a_row_is_found_again_by_its_own_text_whatever_a_task_asks(folder, values, text, asked) -> None:
+    blank = {
+        "sentence": "Ann asked Mary what time it was, as _ had no watch.",
+        "one": "Ann",
+        "two": "Mary",
+        "answer": "1",
+    }
+    (folder / "data" / "blanks.jsonl").write_text(json.dumps(blank) + "\n")
+    (folder / "blanks.py").write_text(BLANKS_CODE)
+    metrics = [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]
+    values = {"output_type": "multiple_choice", "metric_list": metrics, **values}
+    values = values if text else {**values, "doc_to_target": "right"}
+    write_task(folder, "found", values, "blanks" if text else "animals", text)
+    task = load_benchmark(config(folder, "found", trust_code=bool(text)), 0)
+    rows = [Example(id="leak", question=asked, answer="0"), Example(id="own", question="1", answer="0")]
+    assert [one.example_id for one in overlaps(rows, {"found": task.questions()})] == ["leak"]
 
 
 def test_how_rows_are_asked_is_no_part_of_their_digest(folder) -> None:
