@@ -102,7 +102,7 @@ def known_texts(task: Task, doc: Mapping[str, Any]) -> list[str]:
     texts = [asked] if isinstance(asked, str) and has_words(asked) else []
     if not texts and task.OUTPUT_TYPE == "multiple_choice":
         behind = task.doc_to_target(doc)
-        behind = f" {behind}" if isinstance(behind, str) and getattr(task, "multiple_input", 0) else ""
+        behind = f" {behind}" if isinstance(behind, str) and bool(getattr(task, "multiple_input", False)) else ""
         texts = [f"{choice}{behind}" for choice in task.doc_to_choice(doc)]
     template = task.config.doc_to_text
     named = template if isinstance(template, str) and template.strip() else None
