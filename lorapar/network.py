@@ -274,7 +274,7 @@ def _proxy_variable(address: str) -> str:
 def _certificate_cause(error: BaseException, host: str, variable: str) -> str:
     message = str(error)
     if "mismatch" in message or "is not valid for" in message or _of_other_name(error):
-        return f"the certificate of {host} is made out to another name; use the name that it holds"
+        return f"the certificate of {host} is issued for another name; use the name in it"
     if "has expired" in message:
         return f"the certificate of {host} has expired; renew it, or set this machine's clock"
     if "not yet valid" in message:

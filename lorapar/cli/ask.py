@@ -57,7 +57,7 @@ def ask_command(  # noqa: PLR0913  -- an argument is an option of the command
     where: Where = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask base and adapter one question or a file of them, by the prompts, template and stop tokens of evaluation.
+    """Ask base and adapter one question or a file of them, with the prompts, template and stop tokens of evaluation.
 
     Examples: `lorapar ask runs/demo/adapter 'What is 17 plus 25?'`, `lorapar ask NAME@3 --file rows.jsonl -o out.jsonl`
     """
@@ -86,7 +86,7 @@ def chat_command(
     model: Model = None,
     where: Where = None,
 ) -> None:
-    """Talk to base and adapter side by side, word by word; each goes on from its own answers.
+    """Talk to base and adapter side by side, word by word; each continues from its own answers.
 
     An empty line or Ctrl-D ends it, `/new` begins a new conversation.
 

@@ -157,7 +157,7 @@ Store = Annotated[
 ]
 Until = Annotated[str | None, typer.Option(help="Stop after this stage.", autocompletion=complete.stages)]
 AsJson = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document, whose schema `lorapar schema COMMAND` prints.")
+    bool, typer.Option("--json", help="Print one JSON document; `lorapar schema COMMAND` prints its schema.")
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run into this folder made.")]
 

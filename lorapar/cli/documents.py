@@ -139,7 +139,7 @@ class GarbageDocument(Document):
     young: int = Field(description="Objects that nothing names, younger than `--grace-hours`.")
     left_over: int = Field(description="Objects that may go.")
     left_over_bytes: int = Field(description="Their size.")
-    unfinished_uploads: int = Field(description="Uploads that were begun and never finished.")
+    unfinished_uploads: int = Field(description="Uploads that were started and never finished.")
     removed: int | None = Field(description="Objects that were removed; `null` without `--delete`.")
 
 
@@ -371,7 +371,7 @@ class WorkingNode(Document):
     done: int = Field(description="Units of it that are done: steps, rows, answers.")
     total: int | None = Field(description="All of them; `null`: not known.")
     seconds_left: float | None = Field(description="Of this piece of work at the pace so far; `null`: not known.")
-    updated: str = Field(description="When this was told, in ISO 8601.")
+    updated: str = Field(description="When this was reported, in ISO 8601.")
     error: str = Field(description="The line it failed with; empty otherwise.")
     warnings: list[str] = Field(description="The latest lines that begin with `WARNING`.")
     history: list[dict[str, float]] = Field(
@@ -388,4 +388,4 @@ class WatchDocument(Document):
     run: str = Field(description="The run that was asked about.")
     state: Literal["waiting", "running", "finished", "failed"] = Field(description="How far it has come.")
     nodes: list[WatchedNode] = Field(description="Every stage's calls, in the order in which they run.")
-    now: list[WorkingNode] = Field(description="Those that work or failed; of an ended run the last one that told.")
+    now: list[WorkingNode] = Field(description="Those that work or failed; of an ended run the last one that reported.")

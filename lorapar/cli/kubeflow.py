@@ -112,11 +112,12 @@ def submit_command(  # noqa: PLR0913  -- an argument is an option of the command
     resubmit: Annotated[
         int | None,
         typer.Option(
-            min=0, help="With --wait: start a failed run again, at most so often; absent: a stopped one, twice."
+            min=0,
+            help="With --wait: start a failed run again, at most so many times; default: a stopped one, twice.",
         ),
     ] = None,
     if_changed: Annotated[
-        bool, typer.Option("--if-changed", help="Start nothing where an equal run has succeeded or still goes on.")
+        bool, typer.Option("--if-changed", help="Start nothing if an equal run has succeeded or is still running.")
     ] = False,
 ) -> None:
     """Start the pipeline in Kubeflow; finished tasks of earlier runs are reused where nothing they read has changed.

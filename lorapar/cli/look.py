@@ -62,7 +62,7 @@ def schema_command(
         ),
     ] = None,
 ) -> None:
-    """Print the JSON Schema of the settings, by which editors complete and check them, or of a command's --json.
+    """Print the JSON Schema of the settings, with which editors complete and check them, or of a command's --json.
 
     Examples: `lorapar schema > lorapar.schema.json`, `lorapar schema adapters list`
     """

@@ -67,7 +67,7 @@ def plan_command(
     fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what `run` would do: stages that run or are reused (no store is looked into), memory, teacher calls, and
+    """Say what `run` would do: stages that run or are reused (without a look into a store), memory, teacher calls, and
     hours by earlier runs of the same shape, of which the store is asked.
 
     Examples: `lorapar plan --preset demo`, `lorapar plan --config mine.yaml --set rl.max_steps=40`
@@ -131,7 +131,7 @@ def _run_task(name: str, executor_input: str, store: str | None, scratch: Path |
 
 @app.command("gate")
 def gate_command(folder: Annotated[Path, typer.Argument(help="A run folder.")], as_json: AsJson = False) -> None:
-    """Print the verdict of a finished run; ends with 0 where the adapter is better, with 10 where it is not.
+    """Print the verdict of a finished run; the exit code is 0 if the adapter is better, 10 if it is not.
 
     Examples: `lorapar gate runs/demo`, `lorapar gate runs/demo --json`
     """

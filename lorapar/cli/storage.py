@@ -23,11 +23,11 @@ def gc_command(
         float, typer.Option(min=0.0, help="Keep what is younger; longer than any upload takes.")
     ] = 24.0,
     roots: Annotated[
-        list[str] | None, typer.Option("--root", help="Another address whose files name content of this one.")
+        list[str] | None, typer.Option("--root", help="Another address whose files refer to content in this one.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say, or with --delete remove, what no run, checkpoint or published adapter of a store reaches.
+    """List, or with --delete remove, what no run, checkpoint or published adapter of a store needs.
 
     Examples: `lorapar gc s3://BUCKET/PREFIX`, `lorapar gc s3://BUCKET/PREFIX --delete`
     """

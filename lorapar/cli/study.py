@@ -69,7 +69,7 @@ def run_command(  # noqa: PLR0913  -- an argument is an option of the command
     images: Images = None,
     service_account: ServiceAccount = None,
 ) -> None:
-    """Run every cell with every seed on top of these settings; the same command goes on and keeps what is finished.
+    """Run every cell with every seed on top of these settings; the same command continues and keeps what is finished.
 
     With --host cells are runs in Kubeflow, --parallel of them at a time.
 
@@ -105,7 +105,7 @@ def run_command(  # noqa: PLR0913  -- an argument is an option of the command
 
 @study.command("status")
 def status_command(where: Where, as_json: AsJson = False) -> None:
-    """Say how each cell stands.
+    """Show the state of each cell.
 
     Examples: `lorapar study status theta-demo`, `lorapar study status studies/theta-demo --json`
     """
@@ -194,7 +194,7 @@ def tune_command(  # noqa: PLR0913  -- an argument is an option of the command
     images: Images = None,
     service_account: ServiceAccount = None,
 ) -> None:
-    """Search settings by successive halving on top of these settings; the same command goes on and keeps what is done.
+    """Search settings by successive halving, on top of these; the same command continues and keeps what is done.
 
     With --host trials are runs in Kubeflow, one after another.
 

@@ -23,7 +23,7 @@ def promote_command(
     canary: Annotated[
         float | None, typer.Option(help="Give it this percentage of the requests as `candidate`; production stays.")
     ] = None,
-    override: Annotated[str | None, typer.Option(help="Promote whatever the verdict is; say why.")] = None,
+    override: Annotated[str | None, typer.Option(help="Promote despite the verdict; give the reason.")] = None,
 ) -> None:
     """Move production to a version whose gate found it better than what production names now.
 

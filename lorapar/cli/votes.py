@@ -10,7 +10,7 @@ import typer
 from lorapar.cli.base import app, out
 from lorapar.cli.command import CommandGroup
 
-votes_app = CommandGroup(help="Give a person the last word on labels.", no_args_is_help=True)
+votes_app = CommandGroup(help="Correct labels by hand.", no_args_is_help=True)
 app.add_typer(votes_app, name="votes")
 
 RunDir = Annotated[Path, typer.Argument(help="A run folder whose votes have been counted.")]

@@ -158,7 +158,7 @@ class EvaluateConfig(Section):
     vllm: VllmOptions | None = Field(None, description="Options of the engine, where backend is vllm")
     benchmarks: tuple[BenchmarkConfig, ...] = Field((), description="Benchmarks that every model is asked too")
     judges: dict[str, MeasureConfig] = Field(
-        {}, description="Judges and reward models by the name of their measure, which reports and gates know them by"
+        {}, description="Judges and reward models, each under the name it has in reports and gates"
     )
 
     @model_validator(mode="after")
@@ -177,5 +177,7 @@ class EvaluateConfig(Section):
             if not OWN_NAME.fullmatch(name):
                 raise ValueError(f"judges: '{name}' is no name; use letters, digits, '.', '_' and '-'")
             if name in (*SYSTEMS, *tasks, *BUILT_IN):
-                raise ValueError(f"judges: {name} is another measure's name; give the judge one of its own")
+                raise ValueError(
+                    f"judges: {name} is the name of another measure; give the judge a different one"
+                )
         return self

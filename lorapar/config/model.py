@@ -81,7 +81,9 @@ class ModelConfig(Section):
         "auto", description="nf4: number format that matrix products with its weights are done in; auto: `dtype`"
     )
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the model (off: refuse it)")
-    description: str = Field("a small general language model", description="What teachers are told the target model is")
+    description: str = Field(
+        "a small general language model", description="What the prompts of teachers say about the target model"
+    )
     chat_template: Annotated[str, AfterValidator(_template)] | None = Field(
         None, description="File with a Jinja chat template, or its text; absent: the model's own"
     )

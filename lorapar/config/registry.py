@@ -53,11 +53,11 @@ class GateConfig(Section):
     confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         0.95, description="Level of the paired test and of its intervals"
     )
-    max_loss: Fraction = Field(0.05, description="Most that any one measure may lose, as a share of its rows")
+    max_loss: Fraction = Field(0.05, description="Largest loss allowed in any one measure, as a share of its rows")
     max_loss_of: dict[str, Fraction] = Field({}, description="The same for single measures, by name")
     loss_judged_by: Literal["estimate", "interval"] = Field(
         "estimate",
-        description="A measure loses too much if the loss measured is above it, or if its interval cannot exclude one",
+        description="A measure loses too much if its loss is above that, or if its interval does not exclude one",
     )
 
     @model_validator(mode="after")

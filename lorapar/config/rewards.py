@@ -46,11 +46,11 @@ class JudgeConfig(Section):
         "Question: {question}\n\nAnswer to judge: {answer}\n\nVerdict:",
         description="How a question and a completion, {answer}, are shown; the word follows",
     )
-    good: str = Field("good", description="The word that earns 1; where its probability is told, that is the reward")
+    good: str = Field("good", description="The word that earns 1; where its probability is known, that is the reward")
     bad: str = Field("bad", description="The word that earns 0")
     show_answer: bool = Field(True, description="Show it the row's own answer, as a right one, behind the question")
     min_confidence: Fraction = Field(
-        0.0, description="A word less probable than this, where that is told, counts as no say"
+        0.0, description="Where probabilities are known, a word less probable than this counts as no verdict"
     )
 
     @model_validator(mode="after")

@@ -44,16 +44,17 @@ def _name(text: str) -> str:
     if not _NAME.fullmatch(text):
         raise ValueError(f"'{text}' is no system name: a small letter, then small letters, digits and _, at most 32")
     if text in _TAKEN:
-        raise ValueError(f"'{text}' means something else in settings and figures; choose another name")
+        raise ValueError(f"'{text}' means something else in settings and metrics; choose another name")
     return text
 
 
 class SystemConfig(Section):
     """One of the systems: a kind of rows that has its own part of the adapter."""
 
-    name: Annotated[str, AfterValidator(_name)] = Field(description="Name in labels, phases, figures and gate.measures")
+    name: Annotated[str, AfterValidator(_name)] = Field(description="Name in labels, phases, metrics and gate.measures")
     description: str = Field(
-        "", description="When a row is of it, as teachers are told: the words after `if`, such as `it asks for a fact`"
+        "",
+        description="When a row belongs to it, as teachers read it: the words after `if`, such as `it asks for a fact`",
     )
     word: str | None = Field(None, description="The word that teachers answer with; absent: the name")
     message: str | None = Field(None, description="System message of its rows; absent: none")

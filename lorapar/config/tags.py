@@ -33,7 +33,7 @@ class TagsConfig(Section):
     @model_validator(mode="after")
     def _tags_differ(self) -> TagsConfig:
         if len(set(self.all)) < len(self.all):
-            raise ValueError("two tags are the same; each must be told from the others")
+            raise ValueError("two tags are the same; each must differ from the others")
         return self
 
     @property

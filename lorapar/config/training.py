@@ -137,7 +137,7 @@ class SftConfig(Section):
         description="The loss is a mean over answer tokens, or over rows: short answers then count like long ones",
     )
     epochs: Rate = Field(1.0, description="Passes over the rows")
-    max_steps: Positive | None = Field(None, description="Optimiser steps, where epochs shall not decide")
+    max_steps: Positive | None = Field(None, description="Number of optimiser steps, instead of epochs")
     learning_rate: Rate = Field(2e-4, description="Peak learning rate")
     scheduler: Scheduler = Field("cosine", description="Learning-rate schedule")
     warmup_ratio: Fraction = Field(0.03, description="Share of the steps the learning rate rises over")
@@ -193,7 +193,7 @@ class RlConfig(PolicyConfig):
 
     rows: Literal["system2", "all"] = Field("system2", description="Rows trained on; `all` is the authors' script")
     epochs: Rate = Field(1.0, description="Passes over the rows")
-    max_steps: Positive | None = Field(None, description="Optimiser steps, where epochs shall not decide")
+    max_steps: Positive | None = Field(None, description="Number of optimiser steps, instead of epochs")
     learning_rate: Rate = Field(5e-6, description="Peak learning rate")
     scheduler: Scheduler = Field("cosine", description="Learning-rate schedule")
     warmup_ratio: Fraction = Field(0.1, description="Share of the steps the learning rate rises over")

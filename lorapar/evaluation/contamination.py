@@ -81,7 +81,7 @@ def _omission(found: list[Overlap], rows: int, data: DataConfig, kind: str) -> O
     return Omission(
         count=len(found),
         total=rows,
-        what=f"{kind} rows left out" if data.decontaminate else f"{kind} rows are {used} all the same",
+        what=f"{kind} rows left out" if data.decontaminate else f"{kind} rows are {used} anyway",
         why=f"their questions share words with what is evaluated ({counts}), the first: {found[0].line}",
         remedy=f"set data.decontaminate={f'false to {use} them' if data.decontaminate else 'true'}",
     )

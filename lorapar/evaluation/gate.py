@@ -172,7 +172,7 @@ def _guard_reasons(guards: Sequence[Guard], comparisons: Sequence[Comparison], s
     if broken:
         return broken
     names = ", ".join(guard.measure for guard in guards)
-    return [f"no measure lost more than it may ({names})"]
+    return [f"no measure fell by more than allowed ({names})"]
 
 
 def _percent(share: float) -> str:

@@ -157,7 +157,7 @@ def check_reach(config: RunConfig, store: str | None, mounts: Sequence[str] = ()
     for setting, source in _rows(config).items():
         if _is_file(source) and not _is_below(source, mounts):
             raise BadInputError(
-                f"{setting}: {source} lies on this machine, where no pod can read it; "
+                f"{setting}: {source} is on this machine, where no pod can read it; "
                 "upload it and name its s3:// address"
             )
     _check_adapter(config, mounts)
@@ -170,7 +170,7 @@ def check_reach(config: RunConfig, store: str | None, mounts: Sequence[str] = ()
     for setting, name in _models(config).items():
         if name.startswith(_FOLDER_STARTS) and not _is_below(name, mounts):
             raise BadInputError(
-                f"{setting}: {name} lies on this machine, where no pod can read it; copy it to a bucket (`lorapar "
+                f"{setting}: {name} is on this machine, where no pod can read it; copy it to a bucket (`lorapar "
                 f"models mirror`), or name one below {MODELS} and mount a claim there with a placement file"
             )
 
@@ -181,7 +181,7 @@ def _check_adapter(config: RunConfig, mounts: Sequence[str]) -> None:
         return
     if adapter.startswith(_FOLDER_STARTS) or (Path(adapter) / "adapter_config.json").is_file():
         raise BadInputError(
-            f"model.adapter: {adapter} lies on this machine, where no pod can read it; name NAME@VERSION of the "
+            f"model.adapter: {adapter} is on this machine, where no pod can read it; name NAME@VERSION of the "
             f"registry, or a folder below {MODELS} and mount a claim there with a placement file"
         )
 

@@ -171,7 +171,7 @@ class Followed:
             if packed
             else "the store has results of tasks that it shows as unfinished"
         )
-        return [f"Kubeflow's task states stand still ({why}); the rest is followed by other means"]
+        return [f"Kubeflow's task states have stopped changing ({why}); the rest is followed by other means"]
 
     def _waiting(self) -> list[str]:
         """Lines about tasks whose pods have not started; Kubeflow's API does not say why."""

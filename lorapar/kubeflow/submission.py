@@ -136,7 +136,7 @@ def by_address(values: Mapping[str, Any], store: str) -> tuple[dict[str, Any], s
 def _inline(size_bytes: int, store: str, why: str) -> str:
     """What happens to a run whose Workflow has to hold the settings."""
     then = (
-        "Kubeflow's page of the run will stand still and Argo may refuse it"
+        "Kubeflow's page of the run will not change and Argo may refuse it"
         if size_bytes > INLINE_LIMIT_BYTES
         else "which is not too much"
     )
@@ -295,10 +295,10 @@ def _cancelled(followed: Followed, kept: RunStore, states: Sequence[TaskState]) 
 def _how_gone(followed: Followed) -> str:
     workflow = followed.workflow
     if workflow is None or workflow.has_begun:
-        return "is gone: its workflow was deleted in the cluster, and Kubeflow shows it as running for ever"
+        return "is gone: its workflow was deleted in the cluster, and Kubeflow shows it as running forever"
     look = f"kubectl -n {workflow.namespace} get workflow {workflow.name}"
     return (
-        f"is taken for gone: it has had no pod for {IDLE_SECONDS / 60:.0f} min, since its workflow was deleted in the "
+        f"is considered gone: it has had no pod for {IDLE_SECONDS / 60:.0f} min, since its workflow was deleted in the "
         f"cluster or Argo's controller does not run (`{look}` says which)"
     )
 

@@ -70,7 +70,7 @@ def summary_text(summary: RunSummary) -> str:
     """The page."""
     parts = [_head(summary), *_problems(summary), *_errors(summary), *_scores(summary.figures), *_tasks(summary)]
     if summary.place:
-        parts.append(f"Report, figures and this page: `{summary.place}/`")
+        parts.append(f"Report, metrics and this page: `{summary.place}/`")
     return "\n\n".join(parts) + "\n"
 
 

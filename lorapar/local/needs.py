@@ -175,7 +175,7 @@ def _require_tests(config: RunConfig) -> None:
         return
     if not any(example.tests for example in examples):
         raise BadInputError(
-            "rl.rewards: passes_tests has no say, because no row has tests; name their column in data.columns.tests"
+            "rl.rewards: passes_tests judges nothing, because no row has tests; name their column in data.columns.tests"
         )
 
 

@@ -60,7 +60,7 @@ def partition_metrics(folder: Path) -> dict[str, int | float | str]:
 
 def partition_table(metrics: Mapping[str, int | float | str]) -> Table:
     """What `partition_metrics` gives, for people."""
-    table = Table("figure", "value", box=None, header_style="bold")
+    table = Table("metric", "value", box=None, header_style="bold")
     for name, value in metrics.items():
         table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
     return table

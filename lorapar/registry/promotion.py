@@ -145,7 +145,7 @@ def _end_canary(registry: Registry, name: str, production: int, only: int | None
 
 def _require_verdict(registry: Registry, version: Version, now: int | None) -> None:
     verdicts = registry.verdicts(version)
-    how = f"; give --override REASON to move {PRODUCTION} all the same"
+    how = f"; give --override REASON to move {PRODUCTION} anyway"
     if not verdicts:
         raise NotBetterError(f"{version}: no gate has judged it{how}")
     last = verdicts[-1]

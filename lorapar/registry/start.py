@@ -335,8 +335,8 @@ def unknown_base(model: ModelConfig, start: Start) -> str | None:
     if start.lineage is not None or named in (None, model.name):
         return None
     return (
-        f"{model.adapter_text} says it was made for {named}; whether {model.name} is the same model cannot be told, "
-        "only that its sizes fit"
+        f"{model.adapter_text} says it was made for {named}; whether {model.name} is the same model is unknown; "
+        "only its sizes are known to fit"
     )
 
 
@@ -356,8 +356,8 @@ def other_template(model: ModelConfig, folder: Path, asked_by: str) -> str | Non
     else:
         return None
     return (
-        f"{model.adapter_text} {whose}, and this run asks with another one (model.chat_template): it goes on in other "
-        "words than it has learned"
+        f"{model.adapter_text} {whose}, and this run asks with another one (model.chat_template): its "
+        "prompts will differ from those it has learned"
     )
 
 

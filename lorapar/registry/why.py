@@ -144,7 +144,7 @@ def _parent(parent: Mapping[str, Any] | None) -> list[str]:
 
 def _ends(serving: Mapping[str, Any]) -> list[str]:
     words = stop_words(serving)
-    return [f"answers end with {words}, which servers have to be told"] if words else []
+    return [f"answers end with {words}, which servers must be configured with"] if words else []
 
 
 def _proved(claim: Claim) -> Section:

@@ -82,7 +82,7 @@ def _overlap(facts: Facts) -> str:
     found = sum(compared.counts.values())
     if not found:
         return f"; no training row shares its question with {with_what}"
-    became = "left out" if compared.left_out else "trained on all the same"
+    became = "left out" if compared.left_out else "trained on anyway"
     return f"; {became}: {count_of(found, 'training row')} with questions that stand in {with_what}"
 
 

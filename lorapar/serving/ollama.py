@@ -115,7 +115,7 @@ def checked_base(base: str) -> str:
                 )
         whole = str(path.absolute())
         if not whole.isprintable() or whole != whole.strip() or '"' in whole:
-            raise BadInputError(f"--base {base}: its path cannot stand in a Modelfile; move the file")
+            raise BadInputError(f"--base {base}: its path cannot be written in a Modelfile; move the file")
         return whole
     if not _NAME.fullmatch(base) or ".." in base or base.endswith(".gguf"):
         raise BadInputError(
@@ -206,5 +206,5 @@ def _literal(text: str) -> str:
 def _quoted(text: str) -> str:
     """A value of a Modelfile. Ollama removes quotes at both ends and knows no escapes inside."""
     if '"""' in text or text.endswith('"') or any(not (one.isprintable() or one in "\n\t") for one in text):
-        raise BadInputError(f"{text[:60]!r} cannot be written in a Modelfile, whose values know no escape")
+        raise BadInputError(f"{text[:60]!r} cannot be written in a Modelfile, whose values cannot be escaped")
     return f'"""{text}"""' if '"' in text or "\n" in text else f'"{text}"'

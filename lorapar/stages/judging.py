@@ -132,7 +132,7 @@ def _omissions(judge: Reward, silent: int, rows: int) -> tuple[Omission, ...]:
         count=silent,
         total=rows,
         what=f"held-out rows are not counted in {judge.name}",
-        why="it had no say about some model's answer, so the row counts for none",
+        why="it gave no verdict on some model's answer, so the row counts for none",
         remedy=f"lower {SETTING}.{judge.name}.judge.min_confidence, or see what its endpoint refuses",
     )
     return (no_say, *([cut()] if cut is not None else []))

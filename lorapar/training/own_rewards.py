@@ -133,7 +133,7 @@ class OwnReward:
         if number is None or not math.isfinite(number):
             raise RewardError(
                 f"rl.rewards: {self.name} must return finite numbers, got {_shown(value)}; for a completion "
-                "that it has no say about it returns None"
+                "that it does not judge it returns None"
             )
         if abs(number) > LARGEST:
             raise RewardError(

@@ -86,7 +86,7 @@ class ModelReward:
         if cut and not self._cut:
             self._progress.log(
                 f"warning: {self._setting}: {self._name} reads only the first {longest:,} tokens of a question with "
-                f"its completion ({max(lengths):,} tokens), so the end has no say; raise reward_model.max_length"
+                f"its completion ({max(lengths):,} tokens), so the end does not count; raise reward_model.max_length"
             )
         self._read, self._cut = self._read + len(lengths), self._cut + cut
         return self._tokenizer(*texts, padding=True, truncation=True, max_length=longest, return_tensors="pt", **more)

@@ -259,7 +259,7 @@ class RewardWatch:
             if step.get(f"{NO_SAY}_{name}") == self._completions and name not in self._named:
                 self._named.add(name)
                 self._progress.log(
-                    f"rl.rewards: {name} had no say about any of the {self._completions} completions of a step (it "
+                    f"rl.rewards: {name} gave no value for any of the {self._completions} completions of a step (it "
                     "returned None for each)"
                 )
         return step
@@ -270,8 +270,8 @@ class RewardWatch:
         total = self._completions * len(sampled_in(steps))
         for name in (name for name, count in counts.items() if total and count == total):
             self._progress.log(
-                f"warning: rl.rewards: {name} never had a say: it returned None for all {total:,} completions, so its "
-                "weight changed nothing"
+                f"warning: rl.rewards: {name} gave no value at all: it returned None for all {total:,} completions, so "
+                "its weight changed nothing"
             )
         nobody = int(sum(step.get(NO_SAY, 0) for step in steps))
         if nobody:
@@ -312,7 +312,7 @@ def _cut_completions(outcome: Outcome, config: RlConfig) -> Omission:
         total=len(sampled_in(outcome.steps)) * each,
         what="completions cut off",
         why=f"they had not ended after {config.max_completion_length:,} tokens",
-        remedy="raise rl.max_completion_length, or warm the format up in SFT",
+        remedy="raise rl.max_completion_length, or teach the format in SFT first",
     )
 
 

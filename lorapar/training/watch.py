@@ -310,12 +310,12 @@ def _words(what: str, sampled: Sequence[Metrics], run: Sequence[Metrics], config
     if what == "cut off":
         return (
             f"every completion was cut off at {config.max_completion_length:,} tokens, so no answer was ever whole; "
-            f"raise rl.max_completion_length, or warm the format up in SFT ({WARM_UP})"
+            f"raise rl.max_completion_length, or teach the format in SFT first ({WARM_UP})"
         )
     if what == "rewards alike":
         return (
             "all completions of each prompt earned the same reward, so nothing was learned; look at the completions "
-            "(lorapar watch), raise rl.temperature or rl.num_generations, or warm the format up in SFT "
+            "(lorapar watch), raise rl.temperature or rl.num_generations, or teach the format in SFT first "
             f"({WARM_UP})"
         )
     return (

@@ -83,6 +83,6 @@ def test_asserts_that_running_the_tests_comes_to_are_tests(tmp_path: Path, tests
 
 def test_passes_tests_without_any_tests_is_found_before_anything_is_trained(tmp_path: Path) -> None:
     rl = {"rewards": {"passes_tests": 1.0}}
-    with pytest.raises(BadInputError, match=r"passes_tests has no say, because no row has tests"):
+    with pytest.raises(BadInputError, match=r"passes_tests judges nothing, because no row has tests"):
         require_sandbox(GRAPH, RunConfig(data=source(tmp_path, None), rl=rl))
     require_sandbox(GRAPH, RunConfig(data=source(tmp_path, ASSERTS), rl=rl))

@@ -87,7 +87,7 @@ def test_details_that_stand_still_are_reported_once_and_the_rest_followed(server
         ]
     ]
     ended, words = wait()
-    assert (ended, words.count("task states stand still")) == (10, 1), words
+    assert (ended, words.count("task states have stopped changing")) == (10, 1), words
     assert "partition: succeeded" in words
     assert "sft: running" in words
 
@@ -212,7 +212,7 @@ def test_a_workflow_that_was_deleted_before_its_first_pod_is_gone_too(
     assert "look at `kubectl -n team describe workflow lorapar-x7k2p`: " in words
     assert (POSTPONED in words) == ("message" in changes.get("status", {}))
     if code == 14:
-        assert "is taken for gone: it has had no pod for 60 min" in words
+        assert "is considered gone: it has had no pod for 60 min" in words
         assert "`kubectl -n team get workflow lorapar-x7k2p` says which) before its first task" in words
 
 

@@ -57,7 +57,7 @@ def test_settings_travel_as_they_are_where_they_are_short_or_the_store_does_not_
     monkeypatch.setattr(submission, "open_store", refused)
     assert "the settings could not be put into the store (s3://bucket/lorapar: access denied)" in submit()[1]
     monkeypatch.setattr(submission, "INLINE_LIMIT_BYTES", 500)
-    assert "Kubeflow's page of the run will stand still" in submit()[1]
+    assert "Kubeflow's page of the run will not change" in submit()[1]
     monkeypatch.setattr(submission, "open_store", lambda address: answers.wait(60) and open_store(tmp_path))
     monkeypatch.setattr(submission, "STORE_SECONDS", 0.1)
     assert "has not answered yet" in submit()[1]
@@ -275,14 +275,14 @@ WRONG = [
     (["--param", "webhook=notaurl"], "webhook: expected an address"),
     (["--param", "config=preset:foo"], "--param config: here the settings come from --preset NAME or --config FILE"),
     (["--set", "report.trackers=[mlflow]"], "report.trackers: shows runs on one machine; for MLflow leave it out"),
-    (["--set", "data.source=/local/file.jsonl"], "data.source: /local/file.jsonl lies on this machine"),
+    (["--set", "data.source=/local/file.jsonl"], "data.source: /local/file.jsonl is on this machine"),
     (
         ["--set", "data.sources=[{source: hub:a/b}, {source: b.csv}]"],
-        "data.sources[1].source: b.csv lies on this machine",
+        "data.sources[1].source: b.csv is on this machine",
     ),
-    (["--param", "dataset=rows.jsonl"], "data.source: rows.jsonl lies on this machine"),
-    (["--set", "model.name=/local/model"], "model.name: /local/model lies on this machine"),
-    (["--set", "model.adapter=./runs/mine/adapter"], "model.adapter: ./runs/mine/adapter lies on this machine"),
+    (["--param", "dataset=rows.jsonl"], "data.source: rows.jsonl is on this machine"),
+    (["--set", "model.name=/local/model"], "model.name: /local/model is on this machine"),
+    (["--set", "model.adapter=./runs/mine/adapter"], "model.adapter: ./runs/mine/adapter is on this machine"),
     (["--store", "/local/x"], "store: /local/x is a folder"),
     (["--param", "registry=adapters"], "registry.address: adapters is a folder"),
     (["--host", "nonsense"], "--host nonsense: expected an address"),

@@ -177,7 +177,7 @@ def test_the_picture_holds_curves_and_completions(tmp_path: Path, scratch: Path)
     assert "reward ▁" in text
     assert "completion in step 30" in text
     assert "[b]30 0?[2J" in text, "no markup, and nothing that clears the screen"
-    assert "no say, cut off" in text
+    assert "none, cut off" in text
     assert sparkline([0.0, 1.0, 0.5]) == "▁█▅  0 to 1"
 
 

@@ -78,7 +78,7 @@ def test_a_folder_without_authorities_is_refused_by_its_variable(tmp_path, monke
 @pytest.mark.parametrize(
     ("made", "said"),
     [
-        ({"address": "127.0.0.2"}, "is made out to another name"),
+        ({"address": "127.0.0.2"}, "is issued for another name"),
         ({"days": (-3, -1)}, "has expired"),
         ({"days": (1, 3)}, "is not yet valid"),
     ],

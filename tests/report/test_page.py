@@ -122,7 +122,7 @@ def test_completions_that_were_kept_and_stalls_are_shown(page: Page) -> None:
     for step in (1, 21, 40):
         assert f"Completions that step {step} learned from (1 of them)" in page.text
     assert "Of step 40: <b> cut off after 9 tokens" in page.text
-    assert "1.5 exact_answer 0.5 my:judge no say" in page.text
+    assert "1.5 exact_answer 0.5 my:judge none" in page.text
 
 
 def test_the_step_that_was_picked_stands_with_every_adapter_that_was_asked(page: Page) -> None:

@@ -179,7 +179,7 @@ def test_rows_that_a_benchmark_asks_are_left_out_of_training_or_only_said(kit, t
     assert [(one["example_id"], one["measure"]) for one in summary["overlap"]["rows"]] == [("leak", "gsm8k")]
     (line,) = [line for line in notes.lines if "share words" in line]
     assert line.startswith(
-        "1 of 8 training rows left out" if decontaminate else "1 of 8 training rows are trained on all the same"
+        "1 of 8 training rows left out" if decontaminate else "1 of 8 training rows are trained on anyway"
     )
     assert "(gsm8k 1), the first: row leak shares 'a baker sells nine loaves every morning and twice as" in line
     assert summary["omissions"][0]["count"] == 1

@@ -349,7 +349,7 @@ def test_a_reward_without_a_say_is_left_out_of_the_sum_and_counted(make_job: Mak
         assert step["reward"] == pytest.approx(step["reward_chance_rewards:half"])
         assert "reward_chance_rewards:silent" not in step
         assert step["no_say_chance_rewards:silent"] == 8
-    assert any("chance_rewards:silent never had a say" in line for line in job.progress.lines)
+    assert any("chance_rewards:silent gave no value at all" in line for line in job.progress.lines)
     assert any("no reward had a say about 12 of 24 completions" in line for line in job.progress.lines)
     assert not any("All reward functions" in line for line in job.progress.lines)
 
