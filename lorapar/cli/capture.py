@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from lorapar.registry.overview import Traces
     from lorapar.store import ObjectStore
 
-capture_app = CommandGroup(
-    help="Requests and answers that servers keep, if switched on.", no_args_is_help=True
-)
+capture_app = CommandGroup(help="Requests and answers that servers keep, if switched on.", no_args_is_help=True)
 app.add_typer(capture_app, name="capture")
 
 CaptureName = Annotated[str, typer.Argument(metavar="NAME", help="A capture, as `serving.capture` names it.")]

@@ -212,7 +212,7 @@ def ui_command(
 
 
 def _started_line(runs: Runs, address: str, root_path: str) -> str:
-    return f"runs of {runs.address}: {address}{root_path.rstrip('/')}/ (reads only; Ctrl-C ends it)"
+    return f"the runs in {runs.address}, at {address}{root_path.rstrip('/')}/ (reads only; Ctrl-C ends it)"
 
 
 def _registry_of(given: str | None, runs: Runs, place: str) -> Registry | None:

@@ -177,7 +177,5 @@ class EvaluateConfig(Section):
             if not OWN_NAME.fullmatch(name):
                 raise ValueError(f"judges: '{name}' is no name; use letters, digits, '.', '_' and '-'")
             if name in (*SYSTEMS, *tasks, *BUILT_IN):
-                raise ValueError(
-                    f"judges: {name} is the name of another measure; give the judge a different one"
-                )
+                raise ValueError(f"judges: {name} is the name of another measure; give the judge a different one")
         return self

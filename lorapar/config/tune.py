@@ -60,9 +60,7 @@ class TuneConfig(Section):
         (0.1, 0.4, 1.0),
         description="Shares of the training after which trials are compared, by held-out loss; at 1 by right answers",
     )
-    keep_one_of: Annotated[int, Field(ge=2)] = Field(
-        3, description="One of this many trials continues after each look"
-    )
+    keep_one_of: Annotated[int, Field(ge=2)] = Field(3, description="One of this many trials continues after each look")
     least_active: Fraction = Field(
         0.02, description="Share of the elements that SFT and RL must train; the sweep rules out what trains fewer"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -190,3 +190,17 @@ async def started(vllm: FakeVllm, settings: ServingSettings) -> AsyncIterator[Si
 @pytest.fixture
 def vllm() -> FakeVllm:
     return FakeVllm()
+
+
+Scenario = Callable[[Site], Coroutine[Any, Any, None]]
+
+
+def play(scenario: Scenario, vllm: FakeVllm, settings: ServingSettings) -> None:
+    """Run a scenario against a server that has started."""
+
+    async def all_of_it() -> None:
+        vllm.released = asyncio.Event()
+        async with started(vllm, settings) as site:
+            await scenario(site)
+
+    asyncio.run(all_of_it())

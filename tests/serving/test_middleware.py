@@ -1,11 +1,9 @@
-"""The middleware in a real ASGI application, driven over HTTP: names, switches, drains, refusals, canaries."""
+"""The middleware in a real ASGI application, driven over HTTP: names, switches, drains, refusals."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +16,7 @@ from lorapar.serving import ServingSettings
 from lorapar.serving.asgi import answer_json
 from lorapar.store import ObjectStore
 
-from .conftest import BASE, FakeVllm, Site, adapter_files, started
-
-Scenario = Callable[[Site], Coroutine[Any, Any, None]]
-
-
-def play(scenario: Scenario, vllm: FakeVllm, settings: ServingSettings) -> None:
-    """Run a scenario against a server that has started."""
-
-    async def all_of_it() -> None:
-        vllm.released = asyncio.Event()
-        async with started(vllm, settings) as site:
-            await scenario(site)
-
-    asyncio.run(all_of_it())
+from .conftest import BASE, FakeVllm, Site, adapter_files, play
 
 
 @pytest.mark.parametrize("model", ["task", "task@production", "task@1"])
@@ -322,149 +307,5 @@ def test_without_a_lifespan_the_first_request_begins_to_follow(vllm: FakeVllm, s
         assert site.middleware.follower is not None
         await site.middleware.follower.synced.wait()
         assert (await site.ask("task")).json() == {"model": "task@1"}
-
-    asyncio.run(scenario())
-
-
-async def shares(site: Site, keys: int = 200) -> Counter[str]:
-    """How often each version answers, over that many keys."""
-    answers = [await site.ask("task", {"x-lorapar-key": f"user{number}"}) for number in range(keys)]
-    return Counter(answer.headers["x-lorapar-adapter"] for answer in answers)
-
-
-def test_canary_gets_its_share_and_a_key_always_the_same_side(
-    vllm: FakeVllm, settings: ServingSettings, registry: Registry
-) -> None:
-    async def scenario(site: Site) -> None:
-        assert await shares(site) == {"task@1": 200}
-        registry.set_share("task", "candidate", 2, 25.0)
-        await site.look()
-        first = await shares(site)
-        assert 30 <= first["task@2"] <= 70
-        assert await shares(site) == first
-        assert (await site.ask("task", user="user1")).headers == (await site.ask("task", user="user1")).headers
-        assert (await site.ask("task@production", {"x-lorapar-key": "user1"})).json() == {"model": "task@1"}
-
-    play(scenario, vllm, settings.model_copy(update={"canary_latency_ratio": 1000.0}))
-
-
-def test_failing_canary_is_sent_nothing_more_and_its_share_is_taken_back_for_all(
-    vllm: FakeVllm, settings: ServingSettings, registry: Registry
-) -> None:
-    async def scenario(site: Site) -> None:
-        registry.set_share("task", "candidate", 2, 50.0)
-        vllm.failing.add("task@2")
-        await site.look()
-        await asyncio.gather(*[site.ask("task", user=str(number)) for number in range(40)])
-        vllm.history.clear()
-        await shares(site, 50)
-        assert "answer task@2" not in vllm.history
-        await asyncio.gather(*site.middleware.follower._returning)  # type: ignore[union-attr]
-        record = registry.read_alias("task", "candidate")
-        assert record is not None
-        assert (record.version, record.share_percent) == (2, 0.0)
-        assert "requests failed" in record.share_reason
-
-    play(scenario, vllm, settings)
-
-
-def test_slow_canary_is_returned(vllm: FakeVllm, settings: ServingSettings, registry: Registry) -> None:
-    async def scenario(site: Site) -> None:
-        registry.set_share("task", "candidate", 2, 50.0)
-        vllm.slow = {"task@1": 0.01, "task@2": 0.1}
-        await site.look()
-        await asyncio.gather(*[site.ask("task", user=str(number)) for number in range(40)])
-        assert await shares(site, 20) == {"task@1": 20}
-
-    play(scenario, vllm, settings)
-
-
-def test_server_that_may_only_read_ends_the_canary_for_itself(
-    vllm: FakeVllm, settings: ServingSettings, registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise UnreachableError("the object store refused: AccessDenied")
-
-    async def scenario(site: Site) -> None:
-        registry.set_share("task", "candidate", 2, 50.0)
-        vllm.failing.add("task@2")
-        await site.look()
-        monkeypatch.setattr(Registry, "set_share", refuse)
-        await asyncio.gather(*[site.ask("task", user=str(number)) for number in range(40)])
-        await site.look()
-        assert await shares(site, 20) == {"task@1": 20}
-
-    play(scenario, vllm, settings)
-
-
-def test_canary_given_again_after_it_was_returned_runs_again(
-    vllm: FakeVllm, settings: ServingSettings, registry: Registry
-) -> None:
-    async def scenario(site: Site) -> None:
-        registry.set_share("task", "candidate", 2, 50.0)
-        vllm.failing.add("task@2")
-        await site.look()
-        await asyncio.gather(*[site.ask("task", user=str(number)) for number in range(40)])
-        vllm.failing.clear()
-        await asyncio.gather(*site.middleware.follower._returning)  # type: ignore[union-attr]
-        await site.look()  # sees the share that was taken back
-        registry.set_share("task", "candidate", 2, 50.0)
-        await site.look()
-        assert (await shares(site, 40))["task@2"] > 0
-
-    play(scenario, vllm, settings.model_copy(update={"canary_latency_ratio": 1000.0}))
-
-
-def test_canary_begun_anew_is_not_judged_by_the_requests_of_the_one_before(
-    vllm: FakeVllm, settings: ServingSettings, registry: Registry
-) -> None:
-    async def scenario(site: Site) -> None:
-        registry.set_share("task", "candidate", 2, 100.0)
-        vllm.failing.add("task@2")
-        await site.look()
-        await asyncio.gather(*[site.ask("task") for _ in range(3)])  # too few for a verdict, and all failed
-        registry.set_share("task", "candidate", 2, 0.0)
-        await site.look()
-        vllm.failing.clear()
-        registry.set_share("task", "candidate", 2, 100.0)
-        await site.look()
-        assert await shares(site, 20) == {"task@2": 20}
-
-    play(scenario, vllm, settings)
-
-
-def test_canary_ends_when_it_is_promoted(vllm: FakeVllm, settings: ServingSettings, registry: Registry) -> None:
-    async def scenario(site: Site) -> None:
-        registry.set_share("task", "candidate", 2, 50.0)
-        await site.look()
-        registry.move_alias("task", "production", 2, expected=1)
-        await site.look()
-        assert await shares(site, 20) == {"task@2": 20}
-        assert list(vllm.loaded) == ["task@2"]
-
-    play(scenario, vllm, settings)
-
-
-def test_damaged_candidate_does_not_keep_production_from_being_followed(
-    vllm: FakeVllm, settings: ServingSettings, registry: Registry
-) -> None:
-    async def scenario(site: Site) -> None:
-        registry.store.write("adapters/task/aliases/candidate.json", b"{")
-        registry.move_alias("task", "production", 2, expected=1)
-        await site.look()
-        assert (await site.ask("task")).json() == {"model": "task@2"}
-
-    play(scenario, vllm, settings)
-
-
-def test_every_replica_follows_within_the_set_time(settings: ServingSettings, registry: Registry) -> None:
-    async def scenario() -> None:
-        often = settings.model_copy(update={"poll_seconds": 0.1})
-        async with started(FakeVllm(), often) as one, started(FakeVllm(), often) as other:
-            registry.move_alias("task", "production", 2, expected=1)
-            async with asyncio.timeout(10):
-                for site in (one, other):
-                    while (await site.ask("task")).json() != {"model": "task@2"}:
-                        await asyncio.sleep(0.05)
 
     asyncio.run(scenario())
