@@ -13,7 +13,7 @@ from lorapar.local.estimate import StageMemory, cards_text, gathered_bytes
 _REPORTED = {
     "pissa": "with RL its adapters were reported to collapse (arXiv 2512.23165)",
     "olora": "begins along the base's own directions, as pissa does, whose adapters were reported to collapse "
-    "with RL (arXiv 2512.23165); whether olora does is not known to us",
+    "with RL (arXiv 2512.23165); whether olora does is unknown",
 }
 
 
