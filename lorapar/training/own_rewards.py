@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import logging
 import math
 import os
 import sys
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
     from lorapar.training.columns import Columns
 
+logger = logging.getLogger(__name__)
+
 RewardFunction = Callable[[Sequence[str], Sequence[References]], Sequence[float | None]]
 ALL_REFERENCES = "all_references"
 """A function with a parameter of this name gets every right answer of each completion, as lists of texts."""
@@ -39,6 +42,10 @@ _OF_ROWS = ("prompts", "questions")
 """Parameters that get what is in the rows: chat messages, as TRL gives them, and texts."""
 _GIVEN = ("completions", "references", ALL_REFERENCES, *_OF_ROWS)
 _LONGEST_REASON = 300
+_SLOW_SECONDS = 60.0
+"""How long a call may take before one line says so; the next one of that reward says so after ten times as long."""
+_patience: dict[str, float] = {}
+"""Of rewards that were slow: after how many seconds the next line comes."""
 LARGEST = 1e15
 """The largest reward, on either side of zero: its square still fits into float32, with which TRL computes."""
 
@@ -106,7 +113,7 @@ class OwnReward:
     def checked(self, call: Callable[[], Any], count: int) -> list[float | None]:
         """What a call of somebody else's function says of `count` completions; raises RewardError."""
         try:
-            with _prints_to_stderr(), state_kept():
+            with _prints_to_stderr(), state_kept(), _slowness_told(self.name, count):
                 returned = _listed_values(_awaited(call()))
         except KeyboardInterrupt:  # Ctrl-C and SIGTERM, which come to this thread wherever it is
             raise
@@ -160,6 +167,28 @@ def _as_float(value: Any) -> float | None:
         return float(value)
     except OverflowError:  # a whole number of more than 308 digits
         return math.inf
+
+
+@contextlib.contextmanager
+def _slowness_told(name: str, count: int) -> Iterator[None]:
+    """Say while a call goes on that it is this reward that everything waits for."""
+    seconds = _patience.get(name, _SLOW_SECONDS)
+
+    def tell() -> None:
+        _patience[name] = 10 * seconds
+        logger.warning(
+            "lorapar: rl.rewards: %s has not answered for %g s (%d completions), and the step waits for it; Ctrl-C "
+            "ends the run, and the same command goes on from the last checkpoint",
+            *(name, seconds, count),
+        )
+
+    timer = threading.Timer(seconds, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,9 @@ from lorapar.comparing import answer_rule
 from lorapar.config import RlConfig
 from lorapar.errors import BadInputError
 from lorapar.evaluation.accuracy import lenient_match, strict_match
+from lorapar.training import own_rewards
 from lorapar.training.columns import Columns
+from lorapar.training.own_rewards import OwnReward
 from lorapar.training.rewards import REWARDS, exact_answer, integer_answer, load_rewards
 
 PERFECT = "<reasoning>3+4=7</reasoning>\n<answer>7</answer>"
@@ -126,6 +128,11 @@ number = 3
 
 def abstains(completions, references):
     return [None if place else 0.5 for place, _ in enumerate(completions)]
+
+def slow(completions, references):
+    import time
+    time.sleep(0.2)
+    return [1.0 for _ in completions]
 
 def no_values(completions, references):
     import pandas as pd
@@ -367,6 +374,19 @@ def test_a_reward_leaves_the_process_as_it_found_it(own_module: str) -> None:
     assert torch.is_grad_enabled()
     assert torch.get_default_dtype() == number_format
     assert torch.equal(torch.rand(2), next_numbers)
+
+
+def test_a_slow_reward_is_named_while_it_works(own_module: str, monkeypatch, caplog) -> None:
+    reward = OwnReward.find(f"{own_module}:slow")
+    monkeypatch.setattr(own_rewards, "_SLOW_SECONDS", 0.05)
+    monkeypatch.setattr(own_rewards, "_patience", {})
+    for _ in range(2):
+        assert reward(["a"], ["7"]) == [1.0]
+    (line,) = caplog.messages
+    assert line.startswith(f"lorapar: rl.rewards: {own_module}:slow has not answered for 0.05 s (1 completions)")
+    caplog.clear()
+    assert OwnReward.find(f"{own_module}:one_by_one")(["a"], ["7"])
+    assert not caplog.messages
 
 
 def test_what_a_reward_prints_does_not_go_to_standard_output(own_module: str, capsys) -> None:
