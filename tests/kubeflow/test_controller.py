@@ -14,7 +14,7 @@ import yaml
 
 from lorapar.doctor import examine_kubeflow
 from lorapar.errors import ExitCode
-from lorapar.kubeflow.controller import retry_policy
+from lorapar.kubeflow.controller import WANTED, retry_policy
 from tests.kubeflow.api_double import Double
 
 # As Kubeflow Pipelines 2.17.0 ships it: manifests/kustomize/third-party/argo/base/workflow-controller-configmap-patch.
@@ -112,3 +112,9 @@ def test_a_kubeflow_that_does_not_answer_is_missing(server: Double) -> None:
 @pytest.mark.parametrize("text", ["", "spec: {}", "- a list", "spec: {templateDefaults: {retryStrategy: {limit: 2}}}"])
 def test_where_no_policy_is_named_argo_takes_its_own(text: str) -> None:
     assert retry_policy({"workflowDefaults": text}) == "OnFailure"
+
+
+def test_the_change_that_the_docs_ask_for_is_the_one_that_doctor_looks_for() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "kubeflow.md").read_text(encoding="utf-8")
+    (block,) = [part for part in page.split("```") if "retryPolicy: Always" in part]
+    assert retry_policy({"workflowDefaults": block}) == WANTED

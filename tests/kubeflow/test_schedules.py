@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from lorapar.kubeflow.controller import WANTED, retry_policy
 from lorapar.kubeflow.server import Server
 from tests.kubeflow.api_double import Double, Frame
 from tests.kubeflow.argo_double import Fate
@@ -105,9 +104,3 @@ def test_runs_of_other_pipelines_are_shown_as_kubeflow_has_them(server: Double, 
     run.pipeline_version_reference.pipeline_id = "somebody-elses"
     message = call("runs")[1]
     assert ("failed" in message, "summary.md" in message) == (True, False)
-
-
-def test_the_change_that_the_docs_ask_for_is_the_one_that_doctor_looks_for() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "kubeflow.md").read_text(encoding="utf-8")
-    (block,) = [part for part in page.split("```") if "retryPolicy: Always" in part]
-    assert retry_policy({"workflowDefaults": block}) == WANTED
