@@ -11,7 +11,7 @@ from lorapar.basemodel.answer_end import (
     embedding_rows,
     generation_settings,
 )
-from lorapar.basemodel.chat_template import brings_template, is_plain, moves_system_text
+from lorapar.basemodel.chat_template import asks_by_header, brings_template, is_plain, moves_system_text
 from lorapar.basemodel.decoder import try_decoder
 from lorapar.basemodel.load import (
     default_device,
@@ -29,6 +29,7 @@ __all__ = [
     "AnswerEnd",
     "StopStrings",
     "answer_end",
+    "asks_by_header",
     "brings_template",
     "default_device",
     "embedding_rows",

@@ -37,6 +37,9 @@ SYSTEM_INTO_USER = (
 """Stands before a template that takes no system message: its text then opens the first message of the user."""
 
 _SYSTEM, _QUESTION = "lorapar-probe-system", "lorapar-probe-question"
+_ANSWER = "lorapar-probe-answer"
+_ASKING, _ASKED = "{% if add_generation_prompt %}{{ ", " }}{% endif %}{{- '' }}"
+"""Around what is written before an answer, behind a template that has no generation prompt."""
 PROBE_QUESTION: Sequence[dict[str, str]] = ({"role": "user", "content": _QUESTION},)
 PROBE_SYSTEM = {"role": "system", "content": _SYSTEM}
 _WITH_SYSTEM = (PROBE_SYSTEM, *PROBE_QUESTION)
@@ -52,11 +55,32 @@ def settle_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> 
     _check_read(template, config)
     tokenizer.chat_template = _assignments(config.chat_template_kwargs) + template
     _check_syntax(tokenizer, config)
+    _ask_for_answers(tokenizer)
     if takes_system(tokenizer):
         return
     plain, tokenizer.chat_template = tokenizer.chat_template, SYSTEM_INTO_USER + str(tokenizer.chat_template)
     if not takes_system(tokenizer):  # it fails for another reason, which its own words tell best
         tokenizer.chat_template = plain
+
+
+def _ask_for_answers(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let a template that has no generation prompt write, for one, what stands between a question and its answer."""
+    asked = probe(tokenizer, PROBE_QUESTION)
+    whole = probe(tokenizer, (*PROBE_QUESTION, {"role": "assistant", "content": _ANSWER}), prompt=False)
+    if not asked or asked != probe(tokenizer, PROBE_QUESTION, prompt=False) or not whole.startswith(asked):
+        return
+    head, found, _ = whole[len(asked) :].partition(_ANSWER)
+    if not found or not any(map(str.isalnum, head)):
+        return
+    plain = str(tokenizer.chat_template)
+    tokenizer.chat_template = f"{plain.removesuffix(chr(10))}{_ASKING}{_literal(head)}{_ASKED}"
+    if probe(tokenizer, PROBE_QUESTION) != asked + head:
+        tokenizer.chat_template = plain
+
+
+def asks_by_header(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the prompt for an answer was added to a template that has none."""
+    return str(tokenizer.chat_template).endswith(_ASKED)
 
 
 def takes_system(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -87,7 +111,7 @@ def is_plain(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def brings_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> bool:
     """Whether the template differs from the one that comes with the model."""
-    ours = is_plain(tokenizer) or moves_system_text(tokenizer)
+    ours = is_plain(tokenizer) or moves_system_text(tokenizer) or asks_by_header(tokenizer)
     return ours or config.chat_template is not None or bool(config.chat_template_kwargs)
 
 

@@ -27,7 +27,7 @@ from lorapar.data.conversation import (
 from lorapar.data.mapping import Mapped, plain_name
 from lorapar.data.readers import RawRow
 from lorapar.data.reference_pattern import reference_finder
-from lorapar.data.tests_column import tests_of
+from lorapar.data.tests_column import BEFORE_TESTS, tests_of
 from lorapar.errors import BadInputError, nearest
 from lorapar.records import Example, System
 
@@ -101,6 +101,12 @@ def _claim(taken: dict[str, str], key: str, where: str, complaint: str) -> None:
     taken[key] = where
 
 
+_CALLS = re.compile(
+    r"<tool_call>|<functioncall>|\A\[?\s*\{\s*[\"']name[\"']\s*:.*[\"'](?:arguments|parameters)[\"']\s*:", re.DOTALL
+)
+"""An answer that calls a tool by a text: Hermes, Glaive, xLAM."""
+
+
 class _Builder:
     """Makes the examples of rows."""
 
@@ -128,13 +134,21 @@ class _Builder:
             question=question,
             answer=answer,
             reference=self._reference(where, row, answer),
-            tests=tests_of(where, str(mapping.tests), self.cells.texts(where, row, mapping.tests)),
+            tests=self._tests(where, row),
             known_system=self._system(where, row, mapping.system),
             system_message=self._system_message(where, row) or (conversation.system_message if conversation else None),
             history=(conversation.history or None) if conversation else None,
         )
         name = text(where, row, mapping.id) or hashlib.sha256(same_text(example.asked).encode()).hexdigest()[:16]
         return example.model_copy(update={"id": name})
+
+    def _tests(self, where: str, row: dict[str, Any]) -> str | None:
+        """The tests of a row, behind the imports and the code that other columns have for them."""
+        column, used = self._mapping.tests, self._mapping.model_dump().values()
+        if column is None:
+            return None
+        before = [self.cells.texts(where, row, one) for one in BEFORE_TESTS if one not in used]
+        return tests_of(where, column, self.cells.texts(where, row, column), before)
 
     def _look_for_more(self, where: str, row: dict[str, Any]) -> None:
         """Refuse a row with images or sounds, and count rows whose list of tools is ignored."""
@@ -151,7 +165,9 @@ class _Builder:
             raise BadRowError(f"{where}: 'label' is false, so '{self._mapping.answer}' is what shall not be written")
         if self._recognised and self._made is None:
             self._refuse_numbered_choices(where, row)
-        if self._mapping.messages and row.get("tools") not in (None, "", "[]", []) and "tools" not in used:
+        if row.get("tools") not in (None, "", "[]", []) and "tools" not in used:
+            if _CALLS.search(str(row.get(self._mapping.answer)).strip()):
+                raise BadRowError(f"{where}: '{self._mapping.answer}' holds a tool call, and only text is trained")
             self.seen["list 'tools' and call none; the model is not told of them"] += 1
 
     def _refuse_numbered_choices(self, where: str, row: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from lorapar.data.nested import inner, inner_names, shown_names, with_inner
 from lorapar.data.readers import RawRow, is_separated
 from lorapar.data.reference_pattern import ANSWER_IS, BOXED, GSM8K, reference_finder
 from lorapar.data.right_and_wrong import RightAndWrong, find_right_and_wrong
+from lorapar.data.tests_column import BEFORE_TESTS
 from lorapar.data.written import texts_in
 from lorapar.data.yes_no import YesNoColumns, find_yes_no
 from lorapar.errors import BadInputError, nearest
@@ -90,6 +91,7 @@ class Mapped:
     def used(self) -> set[str]:
         """The columns that are read, by the source's names."""
         names = {value for value in self.columns.model_dump().values() if value}
+        names |= set(BEFORE_TESTS if self.columns.tests else ())
         names = {name.split(".")[0] for name in {*names, *(self.made.names if self.made is not None else ())}} | names
         return names | {name for name, plain in self.renamed.items() if plain in names}
 

@@ -162,7 +162,26 @@ def drawn(sources: Sequence[Sequence[Example]], config: DataConfig, seed: int) -
         wanted = [size / total if total else 0.0 for size in sizes]
     total = min(total, config.limit or total)
     counts = [min(size, max(round(share * total), 1)) for size, share in zip(sizes, wanted, strict=True)]
+    if config.limit is not None and config.limit <= total:
+        counts = _largest_remainders([share * total for share in wanted], config.limit, sizes)
     return [_some(rows, count, seed) for rows, count in zip(sources, counts, strict=True)]
+
+
+def _largest_remainders(exact: Sequence[float], total: int, sizes: Sequence[int]) -> list[int]:
+    """Whole numbers near the exact ones with their total, none above its size, and at least one each if that fits."""
+    one_each = total >= len(exact)
+    counts = [min(size, max(int(share), int(one_each))) for share, size in zip(exact, sizes, strict=True)]
+    while sum(counts) != total:
+        step = 1 if sum(counts) < total else -1
+        left = [
+            place
+            for place, (count, size) in enumerate(zip(counts, sizes, strict=True))
+            if (count < size if step > 0 else count > int(one_each))
+        ]
+        if not left:
+            break
+        counts[max(left, key=lambda place: step * (exact[place] - counts[place]))] += step
+    return counts
 
 
 def _some(rows: Sequence[Example], count: int, seed: int) -> list[Example]:

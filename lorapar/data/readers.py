@@ -304,6 +304,8 @@ def _separated(text: str, delimiter: str, path: Path, first_line: int = 1) -> It
         for fields in reader:
             if fields and not header:
                 header = fields
+                if twice := next((name for name in fields if name.strip() and fields.count(name) > 1), None):
+                    raise BadInputError(f"{path}:{line}: two columns are called '{twice}'; rename one of them")
             elif fields and len(fields) != len(header):
                 raise BadInputError(
                     f"{path}:{line}: {len(fields)} fields where the header names {len(header)}; put values with "

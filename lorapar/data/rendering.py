@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from lorapar.basemodel import AnswerEnd, answer_end, embedding_rows, is_plain, moves_system_text
+from lorapar.basemodel import AnswerEnd, answer_end, asks_by_header, embedding_rows, is_plain, moves_system_text
 from lorapar.basemodel.answer_end import is_more_than_text, shared_length
 from lorapar.basemodel.chat_template import own_system_text, writes_the_date
 from lorapar.config import ModelConfig, PromptConfig
@@ -182,6 +182,11 @@ def template_notes(tokenizer: PreTrainedTokenizerBase, model: ModelConfig, promp
         yield (
             f"the chat template of {model.name} takes no system message: its text opens the first message of the user, "
             "in training, evaluation and benchmarks alike; ask a server in the same way"
+        )
+    if asks_by_header(tokenizer):
+        yield (
+            f"the chat template of {model.name} has no generation prompt: what it writes before an answer is a part of "
+            "prompts here, so that it is neither learned nor judged; ask a server in the same way"
         )
     if (words := own_system_text(tokenizer)) is not None and not all(map(prompts.message_for, prompts.systems)):
         yield (

@@ -10,15 +10,21 @@ from collections.abc import Sequence
 from lorapar.data.cells import BadRowError
 from lorapar.data.written import texts_in
 
+BEFORE_TESTS = ("test_imports", "test_setup_code", "test_setup")
+"""Columns of code that MBPP's tests need before them."""
 
-def tests_of(where: str, column: str, texts: Sequence[str]) -> str | None:
+
+def tests_of(where: str, column: str, texts: Sequence[str], before: Sequence[Sequence[str]]) -> str | None:
     """One source from a text, a list of texts, or such a list as text (from a CSV file); None where there are no tests.
+
+    `before` holds the code of other columns that the tests need, such as imports.
 
     Raises BadRowError where it is not Python, or where every answer would pass.
     """
     source = "\n".join(_listed(texts))
     if not source.strip():
         return None
+    source = "\n".join([*(line for one in before for line in _listed(one) if line.strip()), source])
     try:
         fault = _passes_everything(source, ast.parse(source))  # its table of names refuses more than the parser
     except (SyntaxError, ValueError) as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from textwrap import dedent
 
 from lorapar.answers import References, extract_tagged
 from lorapar.config import ExecuteConfig
@@ -15,7 +16,13 @@ from lorapar.evaluation.sandbox import CodeUnderTest, SandboxPool
 from lorapar.records import Example
 from lorapar.training.columns import Columns
 
-_FENCED = re.compile(r"```[ \t]*(?:[\w+.-]*)[ \t]*\n(.*?)```", re.DOTALL)
+_FENCED = re.compile(
+    r"(?P<fence>`{3,}|^[ \t]*~{3,})[ \t]*[\w+.-]*(?:[ \t{][^`\n]*)?\n(?P<code>.*?)(?:^[ \t]*(?P=fence)|\Z|(?P=fence))",
+    re.DOTALL | re.MULTILINE,
+)
+"""A block of code, which may be indented, and goes to the end of the text where nothing closes it."""
+_DEFINES = re.compile(r"^(?:def|class|async def)\s|^\w+\s*(?::[^=\n]+)?=(?!=)", re.MULTILINE)
+"""A line that gives a name to something."""
 
 
 class PassesTests:
@@ -46,11 +53,15 @@ def failing_themselves(rows: Sequence[Example], pool: SandboxPool) -> list[Examp
 
 
 def code_of(completion: str) -> str:
-    """The code in a completion: the last fenced block of what is in the answer tags, or of all of it; else that."""
+    """The code in a completion: the last fenced block of what is in the answer tags, or of all of it; else that.
+
+    A block that defines nothing, such as one that shows how the code is used, is passed over where another one does.
+    """
     given = extract_tagged(completion)
     text = completion if given is None else given
-    blocks = _FENCED.findall(text)
-    return str(blocks[-1]) if blocks else text
+    blocks = [dedent(found["code"]) for found in _FENCED.finditer(text)]
+    defining = [block for block in blocks if _DEFINES.search(block)]
+    return (defining or blocks or [text])[-1]
 
 
 def sandbox_pool(settings: ExecuteConfig) -> SandboxPool:

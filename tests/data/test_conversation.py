@@ -134,6 +134,28 @@ def test_what_is_made_of_odd_conversations_is_counted_and_reported(tmp_path):
     ]
 
 
+CALL = '[{"name": "look", "arguments": {"at": 1}}]'
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": [ASKED], "completion": [SAID], "tools": [{"name": "f"}]},
+        {"question": "Why?", "answer": "Because of [{'name': 1}].", "tools": '[{"name": "f"}]'},
+    ],
+)
+def test_tools_of_which_the_model_is_not_told_are_said_in_every_format(tmp_path, row):
+    assert "1 of 1 rows list 'tools' and call none; the model is not told of them" in loaded(tmp_path, row).notes
+
+
+@pytest.mark.parametrize("answer", [CALL, "<tool_call>\n{}\n</tool_call>", '<functioncall> {"name": "f"}'])
+def test_a_call_of_a_tool_as_text_is_refused_where_the_row_lists_tools(tmp_path, answer):
+    row = {"query": "Look there", "tools": '[{"name": "look"}]', "answers": answer}
+    row = row if answer == CALL else {"question": "Look there", "tools": row["tools"], "answer": answer}
+    with pytest.raises(BadInputError, match=r"holds a tool call, and only text is trained"):
+        loaded(tmp_path, row)
+
+
 def test_turns_of_weight_0_are_context_and_never_the_answer(tmp_path):
     bad, good = ({"role": "assistant", "content": text, "weight": weight} for text, weight in (("Hm?", 0), ("So.", 1)))
     more = {"role": "user", "content": "More?"}

@@ -101,6 +101,18 @@ def test_shares_are_kept_whatever_the_sizes(tmp_path_factory, sizes):
         assert abs(found[f"s{number}"] - total * weight / weights) <= len(sizes)
 
 
+@pytest.mark.parametrize("weights", [(1, 1), (1, 3), (1, 1, 1), (5, 1, 1), (None, None, None)])
+def test_a_limit_is_kept_to_the_row(write, weights):
+    sources = [
+        {"source": write(f"s{number}", rows(f"s{number}", 30)), **({"weight": weight} if weight else {})}
+        for number, weight in enumerate(weights)
+    ]
+    for limit in (1, 2, 3, 5, 7, 20):
+        found = by_name(load_data(DataConfig(sources=sources, limit=limit, heldout=0), seed=0))
+        assert sum(found.values()) == limit
+        assert limit < len(weights) or min(found.values(), default=0) >= 1
+
+
 def test_a_question_that_two_sources_ask_is_kept_once_and_counted(write):
     again = [{"question": " a   1? ", "answer": "other"}, *rows("b", 3)]
     config = DataConfig(sources=[{"source": write("a", rows("a", 4))}, {"source": write("b", again)}], heldout=0)

@@ -34,6 +34,7 @@ TEMPLATES = {
     "inst": "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}"
     "{% elif m.role == 'assistant' %}{{ ' ' + m.content + eos_token }}{% else %}"
     "{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}",
+    "unasked": "{% for m in messages %}<|im_start|>{{ m.role + '\n' + m.content }}<|im_end|>\n{% endfor %}\n",
     "none": None,
 }
 
@@ -167,6 +168,16 @@ def test_a_tokenizer_without_any_special_token_says_what_ends_an_answer_if_anyth
     check.see(ROWS)
     assert [one for one in check.notes() if note in one]
     assert bool(answer_end(tokenizer).strings) is (template == "chatml")
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_template_without_a_generation_prompt_gets_the_one_it_means_and_plan_says_so(tmp_path, template):
+    tokenizer, model = loaded(tmp_path, byte_level(), template, **NAMED)
+    check = RowCheck(tokenizer, model, PROMPTS)
+    check.see(ROWS[:1])
+    said = [note for note in check.notes() if "has no generation prompt: what it writes before an answer" in note]
+    assert len(said) == (template == "unasked")
+    assert str(tokenizer.chat_template).startswith(TEMPLATES[template] or "") is (template not in ("inst", "unasked"))
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,7 @@ def test_blank_lines_are_nothing_and_numbers_still_right(tmp_path):
             r"a\.csv:3: 3 fields where the header names 2; put values with commas .* in double quotes",
         ),
         ("a.csv", b'a,b\n"1\n1",2\n\n3\n', r"a\.csv:5: 1 fields where the header names 2"),
+        ("a.csv", b"a,b,b\n1,2,3\n", r"a\.csv:1: two columns are called 'b'; rename one of them"),
         ("a.csv", b'a,b\n1,"2\n', r"a\.csv:2: not CSV"),
         ("a.parquet", b"PAR1 no", r"a\.parquet: not a Parquet file"),
         ("a.jsonl", b"[" * 100_000, r"a\.jsonl:1: not a row: nested too deeply"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lorapar.config import DataConfig, RunConfig
-from lorapar.data import load_examples
+from lorapar.data import load_data, load_examples
 from lorapar.errors import BadInputError
 from lorapar.local.needs import require_sandbox
 from lorapar.stages.graph import GRAPH
@@ -79,6 +79,16 @@ def test_what_tests_nothing_is_refused_with_its_row(tmp_path: Path, tests: str, 
 )
 def test_asserts_that_running_the_tests_comes_to_are_tests(tmp_path: Path, tests: str) -> None:
     assert {one.tests for one in load_examples(source(tmp_path, tests), 0)} == {tests}
+
+
+@pytest.mark.parametrize("setup", [{"test_imports": ["import math"]}, {"test_setup_code": "import math"}])
+def test_what_tests_of_mbpp_need_stands_before_them(tmp_path: Path, setup: dict[str, object]) -> None:
+    row = {"prompt": "One?", "code": "def f(): return 1", "test_list": ["assert math.isclose(f(), 1)"], **setup}
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    loaded = load_data(DataConfig(source=str(file), heldout=0), 0)
+    assert [one.tests for one in loaded.examples] == ["import math\nassert math.isclose(f(), 1)"]
+    assert "not read" not in loaded.notes[0]
 
 
 def test_passes_tests_without_any_tests_is_found_before_anything_is_trained(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,6 +32,11 @@ TOOLS = RewardTools(execute=ExecuteConfig(wall_seconds=30.0, workers=2))
         f"<reasoning>easy</reasoning><answer>{RIGHT}</answer>",
         f"<reasoning>\n```\nnot this\n```\n</reasoning>\n<answer>\n```python\n{RIGHT}```\n</answer>",
         f"First:\n```python\n{WRONG}```\nBetter:\n```py\n{RIGHT}```\nDone.",
+        f"```python\n{RIGHT}```\nUsage:\n```python\nprint(add(2, 3))\n```",
+        f"So:\n```python\n{RIGHT}",
+        f"1. so:\n   ```python\n{textwrap.indent(RIGHT, '   ')}   ```\n2. done",
+        f"~~~python\n{RIGHT}~~~",
+        f'```python title="add.py"\n{RIGHT}```',
     ],
 )
 def test_the_code_of_a_completion(completion: str) -> None:

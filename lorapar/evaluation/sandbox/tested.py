@@ -107,7 +107,10 @@ def serve():
         return len(held) - 1
 
     values = Values(hold, lambda number: held[number])
-    namespace = {{"__name__": "answer", "__file__": "{ANSWER_FILE}"}}
+    module = type(sys)("answer")
+    module.__file__ = "{ANSWER_FILE}"
+    sys.modules["answer"] = module  # where dataclasses and typing look for what a class names
+    namespace = module.__dict__
 
     def say(value):
         replies.write(value + "\\n")

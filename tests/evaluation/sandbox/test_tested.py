@@ -63,6 +63,11 @@ PASS = {
         "import math\ndef f(n):\n    return math.factorial(n)",
         "import math\nassert f(3000) == math.factorial(3000)",
     ),
+    "a class that looks for its module": (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "@dataclass\nclass P:\n    x: int\ndef f():\n    return P(1).x",
+        "assert f() == 1",
+    ),
     "an exception of its own": (
         "class Empty(LookupError):\n    pass\ndef f():\n    raise Empty('nothing')",
         "try:\n    f()\nexcept LookupError as e:\n    assert str(e) == 'nothing'\nelse:\n    raise AssertionError",
