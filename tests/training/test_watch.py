@@ -124,7 +124,7 @@ class Engine:
     def __init__(self, bound: float | None, drops_from_step: int) -> None:
         self.bound, self._drops_from = bound, drops_from_step
 
-    def complete(self, model: Any, step: int, prompts: Any, stops: Any, strings: Any = None) -> Any:
+    def complete(self, model: Any, step: int, prompts: Any, stops: Any, strings: Any = None, **_: Any) -> Any:
         """As VllmRollouts.complete."""
         tokens, logs = [], []
         with torch.no_grad(), model.disable_adapter() if step >= self._drops_from else nullcontext():
