@@ -275,6 +275,10 @@ class _Builder:
             text = next(iter(self.cells.references(where, row, column, counted=False)), "")
         else:
             text = self.cells.text(where, row, column)
+        short = "" if text or part != "answer" or not self._recognised else self._short_answer(where, row)
+        if short:
+            self.seen[f"have nothing in '{column}': what is in '{self._mapping.reference}' is their answer"] += 1
+            return short
         if not text:
             article = "an" if part == "answer" else "a"
             if not {self._mapping.question, self._mapping.answer} & row.keys() and row:
@@ -285,6 +289,10 @@ class _Builder:
                 )
             raise BadRowError(f"{where}: a row without {article} {part} ('{column}' is empty or missing)")
         return text
+
+    def _short_answer(self, where: str, row: dict[str, Any]) -> str:
+        """The first short answer of a row; empty where there is none."""
+        return next(iter(self.cells.references(where, row, self._mapping.reference, counted=False)), "")
 
     def _reference(self, where: str, row: dict[str, Any], answer: str) -> References | None:
         """The reference from the column, or else from the pattern in the answer; several are a tuple."""

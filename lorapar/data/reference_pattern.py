@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from lorapar.errors import BadInputError
 
 GSM8K = r"####\s*(\S.*?)\s*(?:\n|$)"
-ANSWER_IS = r"(?i)\bthe (?:final )?answer is:?\s*(\S.*?)\.?\s*$"
+ANSWER_IS = r"(?is)\A(?:.*\b)?the (?:final )?answer is:?\s*(\S[^\n]*?)\.?\s*\Z"
 BOXED = "boxed"
 
 
@@ -36,11 +36,18 @@ def reference_finder(pattern: str) -> Callable[[str], str]:
 
 
 def last_boxed(text: str) -> str:
-    """What the last whole `\\boxed{...}` (or `\\fbox{...}`) of a text holds, braces inside it included."""
+    """What the last whole `\\boxed{...}` (or `\\fbox{...}`) of a text holds, braces inside it included.
+
+    Without braces it holds a number or a letter (`\\boxed 5`).
+    """
     found = ""
-    for match in re.finditer(r"\\(?:boxed|fbox)\s*\{", text):
-        end = _closing(text, match.end())
-        if end is not None:
+    for match in re.finditer(
+        r"\\(?:boxed|fbox)(?:\s*(?P<open>\{)|(?P<word>\s*[0-9]+(?:\.[0-9]+)?|\s+[A-Za-z](?!\w)))", text
+    ):
+        end = _closing(text, match.end()) if match["open"] else None
+        if match["word"]:
+            found = match["word"].strip()
+        elif end is not None:
             found = text[match.end() : end].strip()
     return found
 

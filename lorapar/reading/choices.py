@@ -22,10 +22,11 @@ _IS_RIGHT = re.compile(
 )
 _ANOTHER_CHOICE = re.compile(
     rf"(?<!\w)(?:[(\[]{_LETTER}[)\]]|{_LETTER}[).:](?!\w)|(?-i:[A-Z])(?!\w)\s*$"
-    r"|(?:answer|option|choice)\s+(?:is\s+)?(?-i:[A-Z])(?!\w))",
+    r"|(?:answer|option|choice)\s+(?:is\s+)?(?-i:[A-Z])(?!\w)"
+    r"|(?<!\w)(?-i:[B-HJ-Z])\s+(?:is|must\s+be|looks|seems)\s+(?:the\s+)?(?:right|correct|answer|best|true)\b)",
     re.IGNORECASE,
 )
-"""A second choice in the text behind the first: `(C)`, `C)`, `option C`, or a capital letter at the end."""
+"""A second choice in the text behind the first: `(C)`, `C)`, `option C`, a capital letter at the end, `C is right`."""
 _LATEX_LETTER = re.compile(
     r"\$?\\(?:text|textbf|textrm|mathrm|mathbf|boldsymbol)\{\s*\(?([A-Za-z])\)?[.:]?\s*\}\$?(?:\\[ ,;]|\\q?quad|~|\s)*"
 )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lorapar.config import ColumnMapping, DataConfig
 from lorapar.data import load_data, load_sample, source
-from lorapar.data.reference_pattern import last_boxed
+from lorapar.data.reference_pattern import ANSWER_IS, last_boxed, reference_finder
 from lorapar.errors import BadInputError
 from tests.data.formats import FORMATS, SHARED, WEATHER, printed, write
 
@@ -184,6 +184,28 @@ def test_hints_name_the_right_column_or_none(tmp_path, columns, row, message):
         load_data(DataConfig(source=str(path), columns=mapping), seed=0)
     assert "did you mean 'completion'" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "boxed"),
+    [(r"So \boxed 5.", "5"), (r"\boxed12", "12"), (r"$\boxed x$", "x"), (r"use \boxed as you like", "")],
+)
+def test_a_box_without_braces_holds_a_number_or_a_letter(text, boxed):
+    assert last_boxed(text) == boxed
+
+
+def test_the_last_answer_of_a_text_is_the_reference():
+    find = reference_finder(ANSWER_IS)
+    assert find("The answer is not known yet. Then the answer is 7.") == "7"
+    assert find("First.\nThe final answer is: 3.5.\n") == "3.5"
+    assert find("The answer is 7.\nOr so.") == ""
+
+
+def test_a_row_without_a_solution_is_answered_by_its_short_answer(tmp_path):
+    rows = [{"problem": "1+1?", "answer": "2", "solution": "So 2."}, {"problem": "2+4?", "answer": "6", "solution": ""}]
+    loaded = load_data(DataConfig(source=str(write(tmp_path, ".jsonl", rows)), heldout=0), seed=0)
+    assert {(one.answer, one.reference) for one in loaded.examples} == {("So 2.", "2"), ("6", "6")}
+    assert "1 of 2 rows have nothing in 'solution': what is in 'answer' is their answer" in loaded.notes
 
 
 @given(st.recursive(st.text("ab1 ", max_size=4), lambda inner: st.lists(inner, max_size=3).map(
