@@ -138,7 +138,7 @@ bench: $(STAMP) ## speed and memory of the method at the size of a 7B model's ad
 bench-vllm: $(VLLM_STAMP) ## votes through vLLM against vLLM alone, in the process and over a server
 	@$(VLLM_BIN)/python -m pytest -q -s tests/benchmarks/bench_vllm_voting.py
 
-gpu-check: $(STAMP) ## scoring, one SFT and one RL step at 7B shape on a GPU; writes docs/gpu.md
+gpu-check: $(STAMP) ## scoring, one SFT and two RL steps at 7B shape on a GPU; writes docs/gpu.md
 	@$(BIN)/python tests/gpu/check.py
 
 docs: $(STAMP) ## write docs/configuration.md, docs/json.md, docs/files.md and the settings' JSON Schema again from their models, and the chart's schema and table from its values

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 PLAIN_LINE_EVERY_SECONDS = 10.0
-_CONTROLS = dict.fromkeys((7, 8, 11, 12, 13))
-"""Bell, backspace and what moves the cursor: a line stays one."""
+_CONTROLS = dict.fromkeys((7, 8, 11, 12, 13, 27, *range(0x80, 0xA0)))
+"""Bell, backspace, what moves the cursor and what begins a command to the terminal: a line stays one."""
+_OBEYED = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_KEPT = "\n\t\u200c\u200d"
 
 
 class BarProgress:
@@ -62,7 +64,7 @@ class BarProgress:
 
     def log(self, line: str) -> None:
         """A line above the bars."""
-        self._console.print(f"  {redact(line)}", highlight=False)
+        self._console.print(f"  {redact(line).translate(_CONTROLS)}", highlight=False)
 
 
 class LineProgress:
@@ -118,8 +120,12 @@ class LineProgress:
 
 
 def harmless(text: str) -> str:
-    """A model's text without control characters: it may write anything, and a terminal would obey some of it."""
-    return "".join("?" if category(letter) == "Cc" and letter not in "\n\t" else letter for letter in text)
+    """A model's text without what a terminal would obey: control characters, changes of direction, other line ends.
+
+    Joiners stay, which scripts and emoji need.
+    """
+    text = text.replace("\r\n", "\n")
+    return "".join("?" if category(letter) in _OBEYED and letter not in _KEPT else letter for letter in text)
 
 
 class SideBySide:

@@ -144,7 +144,7 @@ def _import_everything() -> None:
     import lorapar.store.s3
     import lorapar.training.rl
     import lorapar.training.sft
-    from lorapar.report.page import environment
+    from lorapar.report.page import FOLDER, environment
     from lorapar.stages.code import code_digest
     from lorapar.stages.contract import STAGE_NAMES
 
@@ -152,8 +152,8 @@ def _import_everything() -> None:
     assert all((datasets, peft, torch, trl, lorapar))
     for stage in STAGE_NAMES:
         code_digest(f"lorapar.stages.{stage}")
-    for template in environment().list_templates(extensions=["html"]):
-        environment().get_template(template)
+    for template in FOLDER.glob("*.html"):
+        environment().get_template(template.name)
     gc.collect()
     gc.freeze()  # or every stage's collection would look through a million objects: half a second
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from lorapar.config import RunConfig
     from lorapar.progress import Progress
 
+_COMMANDS = dict.fromkeys((7, 8, 27, *range(0x80, 0xA0)))
+"""What begins a command to the terminal; an error may quote what an endpoint has answered."""
 _LOG_WIDTH = 160
 """Columns of a table in a log; rich would take 80, in which the longer cells are broken."""
 
@@ -112,7 +114,12 @@ class Screen:
         Where nobody reads errors any more, the exit code still says how it ended.
         """
         try:
-            typer.secho(line, fg=colour, err=self._stderr, color=False if os.environ.get("NO_COLOR") else None)
+            typer.secho(
+                line.translate(_COMMANDS),
+                fg=colour,
+                err=self._stderr,
+                color=False if os.environ.get("NO_COLOR") else None,
+            )
         except BrokenPipeError:
             if not self._stderr:
                 raise

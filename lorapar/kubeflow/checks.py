@@ -164,7 +164,7 @@ def check_reach(config: RunConfig, store: str | None, mounts: Sequence[str] = ()
     for benchmark in config.evaluate.benchmarks:
         if benchmark.task_folder is not None and not _is_below(benchmark.task_folder, mounts):
             raise BadInputError(
-                f"evaluate.benchmarks[{benchmark.task}].task_folder: {benchmark.task_folder} lies on this machine, "
+                f"evaluate.benchmarks[{benchmark.task}].task_folder: {benchmark.task_folder} is on this machine, "
                 "where no pod can read it; mount a claim with it by a placement file and name its path there"
             )
     for setting, name in _models(config).items():

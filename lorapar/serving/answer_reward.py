@@ -10,6 +10,7 @@ import logging
 import os
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def _own(name: str) -> Reward:
             f"{VARIABLE}: '{name}' is neither package.module:function nor a file of a judge (.yaml); name one of them"
         )
     try:
-        found = OwnReward.find(name)
+        found = replace(OwnReward.find(name), names_itself_when_slow=False)
     except BadInputError as error:
         raise BadInputError(str(error).replace("rl.rewards:", f"{VARIABLE}:", 1)) from None
 

@@ -62,6 +62,7 @@ class OwnReward:
     function: Callable[..., Any]
     by_name: frozenset[str] = frozenset()
     """Parameters that are passed by name; `completions` and `references` else come first and second."""
+    names_itself_when_slow: bool = True
 
     @property
     def takes_columns(self) -> bool:
@@ -113,7 +114,7 @@ class OwnReward:
     def checked(self, call: Callable[[], Any], count: int) -> list[float | None]:
         """What a call of somebody else's function says of `count` completions; raises RewardError."""
         try:
-            with _prints_to_stderr(), state_kept(), _slowness_told(self.name, count):
+            with _prints_to_stderr(), state_kept(), self._slowness_told(count):
                 returned = _listed_values(_awaited(call()))
         except KeyboardInterrupt:  # Ctrl-C and SIGTERM, which come to this thread wherever it is
             raise
@@ -121,6 +122,29 @@ class OwnReward:
             raised = error.error if isinstance(error, _Raised) else error
             raise RewardError(f"rl.rewards: {self.name} failed: {_reason(raised)}") from raised
         return self._checked(returned, count)
+
+    @contextlib.contextmanager
+    def _slowness_told(self, count: int) -> Iterator[None]:
+        """Say while a call goes on that it is this reward that everything waits for."""
+        if not self.names_itself_when_slow:
+            yield
+            return
+        seconds = _patience.get(self.name, _SLOW_SECONDS)
+
+        def tell() -> None:
+            _patience[self.name] = 10 * seconds
+            logger.warning(
+                "lorapar: rl.rewards: %s has not answered for %g s (completions: %d); everything waits for it",
+                *(self.name, seconds, count),
+            )
+
+        timer = threading.Timer(seconds, tell)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _checked(self, returned: Any, count: int) -> list[float | None]:
         if not isinstance(returned, Sequence) or isinstance(returned, str | bytes) or len(returned) != count:
@@ -167,28 +191,6 @@ def _as_float(value: Any) -> float | None:
         return float(value)
     except OverflowError:  # a whole number of more than 308 digits
         return math.inf
-
-
-@contextlib.contextmanager
-def _slowness_told(name: str, count: int) -> Iterator[None]:
-    """Say while a call goes on that it is this reward that everything waits for."""
-    seconds = _patience.get(name, _SLOW_SECONDS)
-
-    def tell() -> None:
-        _patience[name] = 10 * seconds
-        logger.warning(
-            "lorapar: rl.rewards: %s has not answered for %g s (%d completions), and the step waits for it; Ctrl-C "
-            "ends the run, and the same command goes on from the last checkpoint",
-            *(name, seconds, count),
-        )
-
-    timer = threading.Timer(seconds, tell)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 @contextlib.contextmanager

@@ -271,6 +271,8 @@ def _remembered(job: TrainingJob, asking: RlConfig, tools: RewardTools, stack: E
     sampling = asking.model_dump(
         mode="json", include={"num_generations", "batch_size", "temperature", "top_p", "share_prompts"}
     )
+    if vllm:
+        sampling["seeds"] = "of each row"  # completions of before it shared those of one batch
     identity = model_identity(
         job.model, settings, job.adapter, job.seed, what=FILTER, sampling=sampling, trl=None if vllm else _TRL
     )

@@ -14,15 +14,24 @@ from typing import Any
 
 
 class EndpointLoop(asyncio.SelectorEventLoop):
-    """asyncio's loop, but that each name is looked up in a thread of its own that nothing waits for."""
+    """asyncio's loop, but that a name is looked up in a thread that nothing waits for: one thread for all who ask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._looked_up: dict[Any, asyncio.Future[Any]] = {}
 
     async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
         """See `socket.getaddrinfo`."""
+        asked = (host, port, *sorted(options.items()))
+        if asked not in self._looked_up:
+            self._looked_up[asked] = self._begin(asked, host, port, options)
+        return await asyncio.shield(self._looked_up[asked])
+
+    def _begin(self, asked: Any, host: Any, port: Any, options: dict[str, Any]) -> asyncio.Future[Any]:
         found: asyncio.Future[Any] = self.create_future()
 
         def tell(outcome: Any) -> None:
-            if found.done():
-                return
+            del self._looked_up[asked]
             if isinstance(outcome, Exception):
                 found.set_exception(outcome)
             else:
@@ -37,5 +46,8 @@ class EndpointLoop(asyncio.SelectorEventLoop):
             with suppress(RuntimeError):  # the loop is closed: nobody asks any more
                 self.call_soon_threadsafe(tell, outcome)
 
-        threading.Thread(target=look_up, name="look-up", daemon=True).start()
-        return await found
+        try:
+            threading.Thread(target=look_up, name="look-up", daemon=True).start()
+        except RuntimeError as error:  # no thread can be had
+            raise OSError(f"{host} cannot be looked up: {error}") from None
+        return found

@@ -1,4 +1,4 @@
-"""`make gpu-check`: scoring, one SFT step and one GRPO step at 7B shape on a GPU; dated figures go to docs/gpu.md.
+"""`make gpu-check`: scoring, one SFT step and two GRPO steps at 7B shape on a GPU; dated figures go to docs/gpu.md.
 
 In bfloat16, then on the same base in nf4, then with completions of vLLM: of an engine that sleeps while the adapter
 learns, of one that does not, and of a server that takes the second half of the GPU. What cannot be measured on the

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.integration.s3_server import S3Server, weed_program
@@ -35,7 +36,8 @@ def s3_bucket(s3_server: S3Server) -> Iterator[str]:
     s3_server.client().create_bucket(Bucket=name)
     yield name
     with contextlib.suppress(BotoCoreError, ClientError):  # a test may have deleted it, or stopped the server
-        s3_server.client().delete_bucket(Bucket=name)
+        once = Config(retries={"max_attempts": 0}, connect_timeout=1)
+        s3_server.client(config=once).delete_bucket(Bucket=name)
 
 
 @pytest.fixture

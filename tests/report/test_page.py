@@ -241,6 +241,8 @@ def test_compiled_templates_make_the_same_page(sources: ReportSources, tmp_path:
     pages.compile_templates(tmp_path)
     monkeypatch.setattr(pages, "COMPILED", tmp_path)
     monkeypatch.setattr(pages, "FOLDER", tmp_path / "no templates here")
+    compiled = pages.environment.__wrapped__()
+    monkeypatch.setattr(pages, "environment", lambda: compiled)
     assert moment.sub("", render_page(facts)) == moment.sub("", before)
 
 

@@ -347,7 +347,10 @@ def test_a_judge_without_rows_to_read_is_refused_before_models_are_asked(kit, in
 @pytest.mark.parametrize(
     ("judges", "message"),
     [
-        ({"system1": {"judge": {"endpoint": "http://j:1/v1", "model": "m"}}}, "judges: system1 is another measure's"),
+        (
+            {"system1": {"judge": {"endpoint": "http://j:1/v1", "model": "m"}}},
+            "judges: system1 is the name of another measure",
+        ),
         ({"good": {}}, "give a judge or a reward_model"),
         ({"good": {"reward_model": {"name": "m"}}}, "right_from: a reward model's values have no bounds"),
         ({"good": {"judge": {"endpoint": "http://j:1/v1", "model": "m"}, "systems": []}}, "systems: name"),

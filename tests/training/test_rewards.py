@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,7 +132,7 @@ def abstains(completions, references):
 
 def slow(completions, references):
     import time
-    time.sleep(0.2)
+    time.sleep(0.3)
     return [1.0 for _ in completions]
 
 def no_values(completions, references):
@@ -383,8 +384,11 @@ def test_a_slow_reward_is_named_while_it_works(own_module: str, monkeypatch, cap
     for _ in range(2):
         assert reward(["a"], ["7"]) == [1.0]
     (line,) = caplog.messages
-    assert line.startswith(f"lorapar: rl.rewards: {own_module}:slow has not answered for 0.05 s (1 completions)")
+    assert line.startswith(f"lorapar: rl.rewards: {own_module}:slow has not answered for 0.05 s (completions: 1)")
+    monkeypatch.setattr(own_rewards, "_SLOW_SECONDS", 60.0)
     caplog.clear()
+    quiet = replace(reward, name="another", names_itself_when_slow=False)
+    assert quiet(["a"], ["7"]) == [1.0]
     assert OwnReward.find(f"{own_module}:one_by_one")(["a"], ["7"])
     assert not caplog.messages
 

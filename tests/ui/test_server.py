@@ -132,7 +132,13 @@ def test_a_run_while_it_goes_on(site: TestClient, folder_run: Make) -> None:
     live = LiveNode(node="rl", title="tuning", done=4, total=8, seconds_left=90, history=history, rollouts=rollouts)
     folder_run("mine", live=live)
     page = site.get("/runs/mine").text
-    for shown in ("rl: tuning, 4 of 8, about 1 min 30 s left", "RL: reward", "7 + 5?", "none", 'data-every="5"'):
+    for shown in (
+        "rl: tuning, 4 of 8, about 1 min 30 s left",
+        "RL: reward",
+        "7 + 5?",
+        '<td class="n">none</td>',
+        'data-every="5"',
+    ):
         assert shown in page
     assert HOSTILE not in page
     assert "<noscript><meta http-equiv" in page

@@ -218,4 +218,4 @@ def test_the_gpu_check_starts_the_server_of_its_part(tmp_path, monkeypatch) -> N
     (part,) = (one for one in check.PARTS if one.served)
     figures = check.measure_part(part, shape, tmp_path, short)
     assert [figure.stage for figure in figures][-1] == "rl"
-    assert "steps 1" in figures[-1].note
+    assert "steps 2" in figures[-1].note
