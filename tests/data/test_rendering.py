@@ -176,8 +176,9 @@ def test_a_turn_that_is_left_open_at_the_end_is_learned_closed_and_reported():
 
 def test_a_template_without_an_end_of_its_own_is_followed_by_the_eos():
     template = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
-    (note,) = notes_of(template, PLAIN)
-    assert "so the end token <|im_end|> is learned after it" in note
+    asked, ended = notes_of(template, PLAIN)
+    assert "has no generation prompt: what it writes before an answer is a part of prompts here" in asked
+    assert "so the end token <|im_end|> is learned after it" in ended
     assert learned(template, PLAIN)[1].endswith("7\n<|im_end|>")
 
 

@@ -321,6 +321,6 @@ def test_a_thought_that_the_template_drops_is_learned_and_the_turn_end_with_it(m
     for row in seen["train_dataset"]:
         kept = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label != -100]
         learned[row["id"]] = seen["processing_class"].decode(kept)
-    # The template has no generation prompt, so every row learns the word that opens an answer.
-    assert learned["w0"] == "assistant:<think>it ends so</think>tool<|im_end|>\n"
-    assert learned["w1"] == f"assistant:{kit.words(2)[1].answer}<|im_end|>\n"
+    # The template has no generation prompt; what opens an answer stands in the prompt all the same, and is not learned.
+    assert learned["w0"] == "<think>it ends so</think>tool<|im_end|>\n"
+    assert learned["w1"] == f"{kit.words(2)[1].answer}<|im_end|>\n"
