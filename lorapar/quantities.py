@@ -26,7 +26,7 @@ from functools import lru_cache
 
 from lorapar.plain_text import without_lead
 from lorapar.reading.algebra import begins_a_function, is_algebra, is_variable
-from lorapar.reading.claims import is_statement, takes_back
+from lorapar.reading.claims import is_statement, speaks_of_it, takes_back
 from lorapar.reading.number_words import NAMES_OF_NUMBERS, ORDINALS, in_digits
 from lorapar.reading.units import BY_TIME, is_known, one_spelling
 
@@ -77,7 +77,7 @@ _IN_TEXT = re.compile(
 )
 _CHANGES_THE_NUMBER = """
     ish tens quadrillion quintillion k m bn mn mil mio mrd lakh lac lakhs crore crores score gross grand fold permille
-    zillion gazillion short less fewer binary octal hexadecimal hex st nd rd th negative below minus
+    zillion gazillion short binary octal hexadecimal hex st nd rd th negative below minus
     \u4e07 \u842c \u4ebf \u5104 \u5146 \u5343 \u767e \u5341 \u534a
 """
 _JOINS_A_SECOND = """
@@ -90,9 +90,7 @@ _MAKES_A_DATE_OR_TIME = """
 """
 _JOINING = frozenset(_JOINS_A_SECOND.split())
 """Behind a number in a sentence they begin something new: `18 of them`."""
-_ALONE = ORDINALS | frozenset(
-    ["grand", "gross", "fold", "binary", "octal", "hexadecimal", "hex", "short", "less", "fewer"]
-)
+_ALONE = ORDINALS | frozenset(["grand", "gross", "fold", "binary", "octal", "hexadecimal", "hex", "short"])
 """They change a number only where nothing else is behind it: `5 grand`, but `5 grand pianos`, `12 seventh graders`."""
 _NO_UNITS = (
     NAMES_OF_NUMBERS | frozenset(f"{_CHANGES_THE_NUMBER} {_JOINS_A_SECOND} {_MAKES_A_DATE_OR_TIME}".split())
@@ -135,12 +133,23 @@ _LATEX = (
     (re.compile(r"\\[,;: ]|(?<=[0-9])~(?![0-9](?![0-9]{2}))"), " "),
 )
 """How LaTeX writes fractions, units, thousands, degrees and spaces."""
+_PLURAL = re.compile(r"(?:[^\W\d_]+ )*[^\W\d_]{2,}[^\W\d_isu]s")
+
+
+def _without_brackets(found: re.Match[str]) -> str:
+    """`18 (apples)` as `18 apples`; what else is in brackets may say something about the number: `5 (wrong)`."""
+    words = found[1]
+    is_plural = words == words.lower() and _PLURAL.fullmatch(words) and not speaks_of_it(words)
+    is_unit = is_plural or is_known(one_spelling(words)) or words.casefold() in NAMES_OF_NUMBERS
+    return f" {words}" if is_unit else found[0]
+
+
 _OTHER_WAYS = (
     (BY_TIME, " per "),
     (re.compile(r"(?<=[A-Za-z])\s+/\s+(?=[A-Za-z])"), "/"),
     (re.compile(r"(?<=[0-9])\s?\*\*\s?(?=[-+]?[0-9])"), "^"),
     (re.compile(r"(?<![^\s$])([0-9]{1,3}) and (?=[0-9]{1,3}/[0-9]{1,3}(?![0-9/]))"), r"\1 "),
-    (re.compile(rf"(?<=[0-9])\s*\(({_UNIT_WORD}(?: {_UNIT_WORD}){{0,2}}|%)\)\s*\Z"), r" \1"),
+    (re.compile(rf"(?<=[0-9])\s*\(({_UNIT_WORD}(?: {_UNIT_WORD}){{0,2}}|%)\)\s*\Z"), _without_brackets),
     (re.compile(r"(?<=[0-9])[,.][-\u2013](?=\s|\Z)"), ""),
 )
 """Rates, Python's powers, `1 and 1/2`, `18 (apples)` and the price `18,-`, where a text is one number."""
@@ -354,7 +363,9 @@ def _value(digits: str) -> Fraction | None:
 
 def _names_a_unit(text: str, gap: str) -> bool:
     """Whether what is behind a number can only be a unit or the name of what is counted."""
-    return _leaves_the_number(text) and not is_algebra(text, gap)
+    is_long = not gap and text[0].isalpha() and " " not in text and len(text) > len("km/h.")
+    known = not is_long or is_known(one_spelling(text))
+    return known and _leaves_the_number(text) and not is_algebra(text, gap)
 
 
 def _leaves_the_number(text: str) -> bool:

@@ -10,9 +10,10 @@ from lorapar.answers import pair_of
 from lorapar.quantities import quantity_of
 from lorapar.reading.units import is_known, one_spelling, same_unit
 
-REPEATING = re.compile(r"(?<![0-9.])([0-9]*)\.([0-9]{0,9})\\overline\s*\{([0-9]{1,9})\}")
+REPEATING = re.compile(r"(?<![0-9.])([0-9]{0,9})\.([0-9]{0,9})\\overline\s*\{([0-9]{1,9})\}")
 r"""`0.\overline{3}`."""
 _OR_AND = re.compile(r",?\s+(?:or|and)\s+")
+_HAS_A_VALUE = re.compile(r"[0-9\\]")
 _MEMBER = re.compile(r"\\?([a-zA-Z]+)\s*=\s*([^=<>]+)")
 _PLUS_MINUS = re.compile(r"\\pm\s*([^\\+\-\s,]+|\\(?:sqrt|frac)[^\s,+-]*)")
 _BELOW = r"<|\\le(?:q|qslant)?(?![a-zA-Z])|\u2264"
@@ -87,8 +88,14 @@ def _is_list(text: str) -> bool:
     """Whether a text is several values side by side, in no brackets."""
     if pair_of(text) is not None or _PLUS_MINUS.fullmatch(text):
         return True
-    has_marks = ", " in text or _OR_AND.search(text) is not None or text.count(",") > 1
+    has_marks = ", " in text or _joins_values(text) or text.count(",") > 1
     return has_marks and quantity_of(text) is None and text[:1] not in "([\\{"
+
+
+def _joins_values(text: str) -> bool:
+    """Whether `or` and `and` stand between values: `2 or 3`, but not `p or q`, which is not `p and q`."""
+    members = _OR_AND.split(text)
+    return len(members) > 1 and all(map(_HAS_A_VALUE.search, members))
 
 
 def _listed(text: str, other: str) -> str:
@@ -97,7 +104,8 @@ def _listed(text: str, other: str) -> str:
         return ", ".join(pair)
     if (both := _PLUS_MINUS.fullmatch(text)) is not None:
         return f"{both[1]}, -{both[1]}"
-    text = _OR_AND.sub(", ", text)
+    if _joins_values(text):
+        text = _OR_AND.sub(", ", text)
     named = [_MEMBER.fullmatch(member.strip()) for member in text.split(",")]
     if "=" not in other and all(named) and len({one[1] for one in named if one}) == 1:
         return ", ".join(one[2].strip() for one in named if one)

@@ -10,6 +10,11 @@ from lorapar.errors import BadInputError
 GSM8K = r"####\s*(\S.*?)\s*(?:\n|$)"
 ANSWER_IS = r"(?is)\A(?:.*\b)?the (?:final )?answer is:?\s*(\S[^\n]*?)\.?\s*\Z"
 BOXED = "boxed"
+_BARE = re.compile(
+    r"\\(?:boxed|fbox)(?:\s*([0-9]+(?:\.[0-9]+)?)(?=\s*(?:[.;$)](?![0-9])|\\[\])]|\Z))"
+    r"|\s+([A-Za-z])(?=\s*(?:[.$)]|\\[\])]|\Z)))"
+)
+"""A box without braces whose number or letter nothing goes on behind."""
 
 
 def reference_finder(pattern: str) -> Callable[[str], str]:
@@ -38,18 +43,15 @@ def reference_finder(pattern: str) -> Callable[[str], str]:
 def last_boxed(text: str) -> str:
     """What the last whole `\\boxed{...}` (or `\\fbox{...}`) of a text holds, braces inside it included.
 
-    Without braces it holds a number or a letter (`\\boxed 5`).
+    Where no box has braces, it is a number or a letter by itself (`\\boxed 5.`).
     """
-    found = ""
-    for match in re.finditer(
-        r"\\(?:boxed|fbox)(?:\s*(?P<open>\{)|(?P<word>\s*[0-9]+(?:\.[0-9]+)?|\s+[A-Za-z](?!\w)))", text
-    ):
-        end = _closing(text, match.end()) if match["open"] else None
-        if match["word"]:
-            found = match["word"].strip()
-        elif end is not None:
-            found = text[match.end() : end].strip()
-    return found
+    found, braced = "", False
+    for match in re.finditer(r"\\(?:boxed|fbox)\s*\{", text):
+        end = _closing(text, match.end())
+        if end is not None:
+            found, braced = text[match.end() : end].strip(), True
+    bare = [] if braced else [number or letter for number, letter in _BARE.findall(text)]
+    return bare[-1] if bare else found
 
 
 def _closing(text: str, start: int) -> int | None:

@@ -23,10 +23,11 @@ _IS_RIGHT = re.compile(
 _ANOTHER_CHOICE = re.compile(
     rf"(?<!\w)(?:[(\[]{_LETTER}[)\]]|{_LETTER}[).:](?!\w)|(?-i:[A-Z])(?!\w)\s*$"
     r"|(?:answer|option|choice)\s+(?:is\s+)?(?-i:[A-Z])(?!\w)"
-    r"|(?<!\w)(?-i:[B-HJ-Z])\s+(?:is|must\s+be|looks|seems)\s+(?:the\s+)?(?:right|correct|answer|best|true)\b)",
+    r"|(?:(?<=[.!?])|(?:think|believe|say|but|no,?))\s+(?:that\s+)?(?-i:[B-H])\s+(?:is|must\s+be)\s+(?:the\s+)?"
+    r"(?:right|correct|answer)\b(?!\s+angle))",
     re.IGNORECASE,
 )
-"""A second choice in the text behind the first: `(C)`, `C)`, `option C`, a capital letter at the end, `C is right`."""
+"""A second choice in the text behind the first: `(C)`, `C)`, `option C`, a capital at the end, `no, C is right`."""
 _LATEX_LETTER = re.compile(
     r"\$?\\(?:text|textbf|textrm|mathrm|mathbf|boldsymbol)\{\s*\(?([A-Za-z])\)?[.:]?\s*\}\$?(?:\\[ ,;]|\\q?quad|~|\s)*"
 )

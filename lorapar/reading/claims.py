@@ -68,6 +68,9 @@ _FAILS = (
     r"|make\ssense)\b)"
 )
 _CLOSING = r"[)\]*\"']*[.:]?[)\]*\"']*"
+_OF_A_NUMBER = re.compile(
+    rf"\b(?:{_HEDGE}|estimated|perhaps|always|sometimes|{_WRONG}|{_FAILS})|{_DENIAL}", re.IGNORECASE
+)
 _WRONG_BEHIND = re.compile(
     rf"{_CLOSING}(?:(?:,\s(?:which|but\s(?:this|that|it))|\s)?\s?(?:{_IS_WRONG}|{_FAILS})|\?\s*(?:no|nope|wrong|incorrect)\b"
     r"|\s?[(:-]\s?(?:wrong|incorrect)\b)",
@@ -103,6 +106,11 @@ def takes_back(number: str, before: str, behind: str) -> bool:
         or _BOUNDED_BEHIND.match(behind) is not None
         or (not one and _COUNTED_WRONG_BEHIND.match(behind) is not None)
     )
+
+
+def speaks_of_it(words: str) -> bool:
+    """Whether words say how sure or right a number is, and not what it counts: `approximately`, `wrong answers`."""
+    return _OF_A_NUMBER.search(words) is not None or is_statement(words)
 
 
 def is_statement(words: str) -> bool:

@@ -46,8 +46,10 @@ _CLOSED = re.compile(
     re.I,
 )
 _MARK = r"(?:<\|[\w ]+\|>|</s>|<eos>|<end_of_turn>)"
-_MARKS = re.compile(rf"\A(?:{_MARK}\s*)+|(?:\s*{_MARK})+\Z")
+_MARKS_BEFORE = re.compile(rf"\A(?:{_MARK}\s*)+")
+_MARK_BEHIND = re.compile(rf"{_MARK}\Z")
 """Control tokens at the ends of an answer, which some servers leave there."""
+_LONGEST_MARK = 100
 _EVENTS = re.compile(r"\A\s*(?:(?:event|id|retry)?:[^\n]*\n\s*)*data:")
 _EVENT = re.compile(r"^data:[ ]?([^\r\n]*)", re.MULTILINE)
 """The beginning of a stream, and the data of one event (WHATWG HTML, "Server-sent events")."""
@@ -213,7 +215,18 @@ def _without_thinking(text: str) -> tuple[str, bool, bool]:
     """The text after the last block of reasoning, whether a block was left open, and whether there was any."""
     *thought, rest = _CLOSED.split(text)
     answer, *left_open = _OPENED.split(rest, maxsplit=1)
-    return _MARKS.sub("", answer.strip()).strip(), bool(left_open), bool(thought or left_open)
+    return _without_marks(answer), bool(left_open), bool(thought or left_open)
+
+
+def _without_marks(answer: str) -> str:
+    """An answer without control tokens at its ends."""
+    answer = _MARKS_BEFORE.sub("", answer.strip())
+    end = len(answer)
+    while mark := _MARK_BEHIND.search(answer, max(0, end - _LONGEST_MARK), end):
+        end = mark.start()
+        while end and answer[end - 1].isspace():
+            end -= 1
+    return answer[:end].strip()
 
 
 def _single_quoted(text: str, place: int) -> tuple[Any, int]:

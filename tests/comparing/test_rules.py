@@ -162,6 +162,11 @@ DIFFERENT = [
     (r"10\sqrt3\text{ cm}", r"10\sqrt3\text{ m}"),
     (r"10\sqrt3\text{ cm}", "10"),
     (r"\sqrt3 m", r"\sqrt3"),
+    # only between values do `or` and `and` make a list
+    ("A or B", "A and B"),
+    ("p or q", "p and q"),
+    ("cats or dogs", "cats and dogs"),
+    ("5cats", "5tacs"),
 ]
 
 
@@ -213,6 +218,14 @@ def test_several_answers_at_once_and_several_references(math: AnswerRule) -> Non
 )
 def test_math_finds_the_last_formula_in_a_text(math: AnswerRule, text: str, reference: str, found: bool) -> None:
     assert math.is_found_in(text, reference) is found
+
+
+@pytest.mark.parametrize(
+    "answer", [r"\sqrt{3}" + " cm^2" * 1200, "1" * 5000 + r".\overline{3}"], ids=["units", "digits"]
+)
+def test_an_answer_that_never_stops_is_wrong_and_ends_nothing(math: AnswerRule, answer: str) -> None:
+    assert not math.is_answer(answer, "5")
+    assert not math.is_found_in(answer, "5")
 
 
 def test_what_exact_decides_never_reaches_another_process() -> None:

@@ -188,7 +188,14 @@ def test_hints_name_the_right_column_or_none(tmp_path, columns, row, message):
 
 @pytest.mark.parametrize(
     ("text", "boxed"),
-    [(r"So \boxed 5.", "5"), (r"\boxed12", "12"), (r"$\boxed x$", "x"), (r"use \boxed as you like", "")],
+    [
+        *((r"So \boxed 5.", "5"), (r"\boxed12", "12"), (r"$\boxed x$", "x"), (r"\(\boxed 2.5\)", "2.5")),
+        (r"use \boxed as you like", ""),
+        # what goes on behind it would be cut off
+        *((rf"So \boxed {value}.", "") for value in ("1/2", "1,234", "12{,}000", r"3\sqrt2", "5x", "2^5", "3:30")),
+        *((rf"\boxed {words}", "") for words in ("a number", "I think", "3 apples")),
+        (r"\boxed{7}. We used \boxed 3", "7"),
+    ],
 )
 def test_a_box_without_braces_holds_a_number_or_a_letter(text, boxed):
     assert last_boxed(text) == boxed

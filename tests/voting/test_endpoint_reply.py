@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from lorapar.voting.endpoint_failures import failure_of
@@ -52,12 +54,20 @@ def reply(content, ended="stop", usage=None, **message):
         f'analysis{{"label": "Fact"}}? No.assistantfinal{YES}',
         "<|START_THINKING|>Fact?<|END_THINKING|><|START_RESPONSE|>Maths<|END_RESPONSE|>",
         "Maths<|im_end|>",
+        "<|begin|> Maths <|im_end|>\n</s><eos>",
         [{"text": '{"label": "Fact"}', "thought": True}, {"text": YES}],
     ],
     ids=str,
 )
 def test_the_label_is_read_whatever_stands_around_it(content) -> None:
     assert JsonEnum().read(reply(content), PROMPT).label == "system2"
+
+
+def test_control_tokens_in_the_middle_stay_and_cost_no_time() -> None:
+    started = time.process_time()
+    answer = "a" + "<|x|>" * 4000 + "b"
+    assert JsonEnum().read(reply(answer + "<|im_end|>"), PROMPT).text == answer
+    assert time.process_time() - started < 0.5, "1.2 s where each place is tried"
 
 
 @pytest.mark.parametrize(
