@@ -18,7 +18,10 @@ _FUNCTIONS = frozenset(
 _LIKE_VARIABLES = frozenset(["ac", "kn", "ma", "mv", "nw", "pa"])
 """Units in small letters that are products of variables where they are glued to the number: 4ac."""
 _LIKE_PRODUCTS = frozenset(
-    ["hp", "px", "cc", "dm", "kr", "ct", "bp", "ea", "pp", "yo", "ev", "wh", "ah", "iu", "zl", "em"]
+    [
+        *("hp", "px", "cc", "dm", "kr", "ct", "bp", "ea", "pp", "yo", "ev", "wh", "ah", "iu", "zl", "em"),
+        *("lm", "lx", "kl", "gr", "sq", "xl", "lt"),
+    ]
 )
 """Two small letters that are no product of variables where they are glued to the number: 5hp."""
 _LETTER = r"[a-z\u03b1-\u03c9]"
@@ -57,6 +60,8 @@ def is_algebra(text: str, gap: str) -> bool:
         return False
     if " of " not in text and is_known(one_spelling(text)):
         return not gap and text.rstrip(".") in _LIKE_VARIABLES
+    if gap and text == "p":
+        return False  # pence
     if _has_variables(words) or _IN_A_BASE.fullmatch(text):
         return True
     return not gap and len(words) == 1 and _is_glued_product(words[0])
@@ -111,6 +116,8 @@ def _is_function(word: str, behind: str) -> bool:
 
 def _is_term(word: str) -> bool:
     """Whether a word is a variable, a power or a product: `x`, `x^2`, `ab^2`, `pq`, `x-y`, `n/2`, but not `a`."""
+    if word.rstrip("^23\u00b2\u00b3") in _LIKE_PRODUCTS:
+        return False
     parts = _OPERATOR.split(word)
     if len(parts) > 1:
         has_digits = any(part.isdigit() for part in parts)
@@ -130,7 +137,7 @@ def _is_run(word: str) -> bool:
 
 
 def _is_glued_product(word: str) -> bool:
-    """Whether a word that is glued to a number is two variables, a function of one, or the rest of `0xFF`: `lw`, `sinx`."""
+    """Whether a word glued to a number is two variables (`lw`), a function of one (`sinx`), or the rest of `0xFF`."""
     if _is_measure(word) or word in _LIKE_PRODUCTS:
         return False
     return any(one.fullmatch(word) for one in (_TWO_LETTERS, _FUNCTION_OF, _HEXADECIMAL))

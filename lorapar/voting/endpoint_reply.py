@@ -215,18 +215,10 @@ def _without_thinking(text: str) -> tuple[str, bool, bool]:
     """The text after the last block of reasoning, whether a block was left open, and whether there was any."""
     *thought, rest = _CLOSED.split(text)
     answer, *left_open = _OPENED.split(rest, maxsplit=1)
-    return _without_marks(answer), bool(left_open), bool(thought or left_open)
-
-
-def _without_marks(answer: str) -> str:
-    """An answer without control tokens at its ends."""
     answer = _MARKS_BEFORE.sub("", answer.strip())
-    end = len(answer)
-    while mark := _MARK_BEHIND.search(answer, max(0, end - _LONGEST_MARK), end):
-        end = mark.start()
-        while end and answer[end - 1].isspace():
-            end -= 1
-    return answer[:end].strip()
+    while mark := _MARK_BEHIND.search(answer, max(0, len(answer) - _LONGEST_MARK)):
+        answer = answer[: mark.start()].rstrip()
+    return answer.strip(), bool(left_open), bool(thought or left_open)
 
 
 def _single_quoted(text: str, place: int) -> tuple[Any, int]:

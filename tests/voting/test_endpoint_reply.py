@@ -66,7 +66,7 @@ def test_the_label_is_read_whatever_stands_around_it(content) -> None:
 def test_control_tokens_in_the_middle_stay_and_cost_no_time() -> None:
     started = time.process_time()
     answer = "a" + "<|x|>" * 4000 + "b"
-    assert JsonEnum().read(reply(answer + "<|im_end|>"), PROMPT).text == answer
+    assert reply(answer + "<|im_end|>").text == answer
     assert time.process_time() - started < 0.5, "1.2 s where each place is tried"
 
 
