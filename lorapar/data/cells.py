@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
-from lorapar.data.readers import RawRow, is_separated
+from lorapar.data.readers import OneOfTwo, RawRow, is_separated
 from lorapar.data.written import read_written, texts_in
 from lorapar.plain_text import plain_characters
 
@@ -88,6 +88,8 @@ class Cells:
         return [text for one in values if (text := self._text(where, one, column))]
 
     def _text(self, where: str, value: Any, column: str) -> str:
+        if isinstance(value, OneOfTwo):
+            raise BadRowError(f"{where}: two columns are called '{column}', and they differ here; rename one of them")
         text = as_text(value)
         if text is None:
             hint = "; only the reference may be a list, of texts" if isinstance(value, list | tuple) else ""

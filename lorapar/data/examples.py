@@ -27,7 +27,7 @@ from lorapar.data.conversation import (
 from lorapar.data.mapping import Mapped, plain_name
 from lorapar.data.readers import RawRow
 from lorapar.data.reference_pattern import reference_finder
-from lorapar.data.tests_column import BEFORE_TESTS, tests_of
+from lorapar.data.tests_column import BEFORE_TESTS, setup_of, tests_of
 from lorapar.errors import BadInputError, nearest
 from lorapar.records import Example, System
 
@@ -76,6 +76,7 @@ def make_examples(rows: list[RawRow], mapped: Mapped, *, strict: bool, systems: 
         else:
             examples.append(example)
     notes = [f"{count:,} of {len(rows):,} rows {what}" for what, count in builder.seen.items()]
+    notes += builder.warnings(len(rows))
     notes += [
         f"{count:,} of {len(rows):,} rows have '{text}' as their '{column}', taken for that text; empty the cell where "
         "nothing is meant"
@@ -102,7 +103,9 @@ def _claim(taken: dict[str, str], key: str, where: str, complaint: str) -> None:
 
 
 _CALLS = re.compile(
-    r"<tool_call>|<functioncall>|\A\[?\s*\{\s*[\"']name[\"']\s*:.*[\"'](?:arguments|parameters)[\"']\s*:", re.DOTALL
+    r"<tool_call>|<functioncall>|\A\[?\s*\{\s*[\"'](?:name[\"']\s*:.*[\"'](?:arguments|parameters)"
+    r"|(?:arguments|parameters)[\"']\s*:.*[\"']name)[\"']\s*:",
+    re.DOTALL,
 )
 """An answer that calls a tool by a text: Hermes, Glaive, xLAM."""
 
@@ -116,6 +119,8 @@ class _Builder:
         self.cells = cells
         self.seen: Counter[str] = Counter()
         """Counts of rows by how they were read, in words."""
+        self._bare = 0
+        """Rows whose short answer is their answer."""
         self._mapping = mapping
         self._recognised = mapped.description is not None
         self._made = mapped.made
@@ -147,8 +152,18 @@ class _Builder:
         column, used = self._mapping.tests, self._mapping.model_dump().values()
         if column is None:
             return None
-        before = [self.cells.texts(where, row, one) for one in BEFORE_TESTS if one not in used]
+        before = [self._setup(where, row, one) for one in BEFORE_TESTS if one not in used]
         return tests_of(where, column, self.cells.texts(where, row, column), before)
+
+    def _setup(self, where: str, row: dict[str, Any], column: str) -> str:
+        """The code of a column before tests; empty, and counted, where it is none."""
+        try:
+            found = setup_of(self.cells.texts(where, row, column))
+        except BadRowError:
+            found = None
+        if found is None:
+            self.seen[f"have something in '{column}' that is no Python, which is not read"] += 1
+        return found or ""
 
     def _look_for_more(self, where: str, row: dict[str, Any]) -> None:
         """Refuse a row with images or sounds, and count rows whose list of tools is ignored."""
@@ -166,9 +181,24 @@ class _Builder:
         if self._recognised and self._made is None:
             self._refuse_numbered_choices(where, row)
         if row.get("tools") not in (None, "", "[]", []) and "tools" not in used:
-            if _CALLS.search(str(row.get(self._mapping.answer)).strip()):
-                raise BadRowError(f"{where}: '{self._mapping.answer}' holds a tool call, and only text is trained")
-            self.seen["list 'tools' and call none; the model is not told of them"] += 1
+            calls = _CALLS.search(self._last_text(row)) is not None
+            if calls and self._recognised and not self._mapping.messages:
+                told = isinstance(row["tools"], str)
+                raise BadRowError(
+                    f"{where}: '{self._mapping.answer}' holds a tool call, and the model is not told of 'tools'; set "
+                    f"data.columns.question={self._mapping.question}, data.columns.answer={self._mapping.answer}"
+                    + (" and data.columns.context=tools to write them below the question" * told)
+                    + (" to train on it all the same" * (not told))
+                )
+            done = "call some in a text" if calls else "call none"
+            self.seen[f"list 'tools' and {done}; the model is not told of them"] += 1
+
+    def _last_text(self, row: dict[str, Any]) -> str:
+        """The answer of a row as it stands there, or the last turn of its conversation."""
+        turns = turns_in(row.get(self._mapping.messages)) if self._mapping.messages else None
+        last = turns[-1] if turns else {}
+        found = last.get("content", last.get("value")) if turns else row.get(self._mapping.answer)
+        return str(found).strip()
 
     def _refuse_numbered_choices(self, where: str, row: dict[str, Any]) -> None:
         """Refuse an answer that is the number or letter of a choice, if the question does not list the choices."""
@@ -278,6 +308,7 @@ class _Builder:
         short = "" if text or part != "answer" or not self._recognised else self._short_answer(where, row)
         if short:
             self.seen[f"have nothing in '{column}': what is in '{self._mapping.reference}' is their answer"] += 1
+            self._bare += 1
             return short
         if not text:
             article = "an" if part == "answer" else "a"
@@ -289,6 +320,15 @@ class _Builder:
                 )
             raise BadRowError(f"{where}: a row without {article} {part} ('{column}' is empty or missing)")
         return text
+
+    def warnings(self, rows: int) -> list[str]:
+        """What may not be meant: most rows teach their short answer alone."""
+        if 2 * self._bare <= rows:
+            return []
+        return [
+            f"most rows have no '{self._mapping.answer}', so bare short answers are learned; if that is not meant, "
+            "take those rows out or name the column with the whole answers in data.columns.answer"
+        ]
 
     def _short_answer(self, where: str, row: dict[str, Any]) -> str:
         """The first short answer of a row; empty where there is none."""

@@ -10,6 +10,7 @@ import json
 import lzma
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -267,17 +268,17 @@ def _csv(path: Path, log: Log) -> Iterator[RawRow]:
     named = _SEPARATOR_LINE.match(text)
     if named is not None:  # for Excel
         log(f"{path} names {_DELIMITERS.get(named[1], 'commas')} as its separator in the first line")
-        yield from _separated(text[named.end() :], named[1], path, first_line=2)
+        yield from _separated(text[named.end() :], named[1], path, log, first_line=2)
         return
     delimiter = _delimiter(text)
     if delimiter != ",":
         log(f"{path} is read with {_DELIMITERS[delimiter]} between its values, as its header has them and no comma")
-    yield from _separated(text, delimiter, path)
+    yield from _separated(text, delimiter, path, log)
 
 
 def _tsv(path: Path, log: Log) -> Iterator[RawRow]:
     """Tab-separated values with a header."""
-    yield from _separated(_read_text(path, log), "\t", path)
+    yield from _separated(_read_text(path, log), "\t", path, log)
 
 
 def _delimiter(text: str) -> str:
@@ -295,24 +296,34 @@ def _header_fields(text: str, delimiter: str) -> int:
         return 0
 
 
-def _separated(text: str, delimiter: str, path: Path, first_line: int = 1) -> Iterator[RawRow]:
+class OneOfTwo(str):
+    """A cell beside another one whose column has the same name: it cannot be told which is meant."""
+
+
+def _separated(text: str, delimiter: str, path: Path, log: Log, first_line: int = 1) -> Iterator[RawRow]:
     """Rows under a header; a row's line is the one it begins in."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] = []
+    twice: list[str] = []
     line = first_line
     try:
         for fields in reader:
             if fields and not header:
                 header = fields
-                if twice := next((name for name in fields if name.strip() and fields.count(name) > 1), None):
-                    raise BadInputError(f"{path}:{line}: two columns are called '{twice}'; rename one of them")
+                twice = [name for name, count in Counter(fields).items() if name.strip() and count > 1]
+                for name in twice:
+                    log(f"{path}:{line}: two columns are called '{name}'; rename one if it is to be read")
             elif fields and len(fields) != len(header):
                 raise BadInputError(
                     f"{path}:{line}: {len(fields)} fields where the header names {len(header)}; put values with "
                     f"{_DELIMITERS.get(delimiter, 'commas')} or line ends in double quotes, and leave no value out"
                 )
             elif fields:
-                yield f"{path}:{line}", dict(zip(header, fields, strict=True))
+                row = dict(zip(header, fields, strict=True))
+                for name in twice:
+                    if any(one == name and field != row[name] for one, field in zip(header, fields, strict=True)):
+                        row[name] = OneOfTwo(row[name])
+                yield f"{path}:{line}", row
             line = first_line + reader.line_num
     except csv.Error as error:
         raise BadInputError(f"{path}:{line}: not CSV: {error}") from None

@@ -14,24 +14,43 @@ BEFORE_TESTS = ("test_imports", "test_setup_code", "test_setup")
 """Columns of code that MBPP's tests need before them."""
 
 
-def tests_of(where: str, column: str, texts: Sequence[str], before: Sequence[Sequence[str]]) -> str | None:
+def setup_of(texts: Sequence[str]) -> str | None:
+    """The code in a column that stands before tests, empty where there is none; None where it is no Python."""
+    source = "\n".join(line for line in _listed(texts) if line.strip())
+    try:
+        symtable.symtable(source, "setup", "exec")
+    except (SyntaxError, ValueError):
+        return None
+    return source
+
+
+def tests_of(where: str, column: str, texts: Sequence[str], before: Sequence[str]) -> str | None:
     """One source from a text, a list of texts, or such a list as text (from a CSV file); None where there are no tests.
 
-    `before` holds the code of other columns that the tests need, such as imports.
+    `before` holds the code of other columns that the tests need (`setup_of`), such as imports. Its own asserts test
+    nothing.
 
     Raises BadRowError where it is not Python, or where every answer would pass.
     """
     source = "\n".join(_listed(texts))
     if not source.strip():
         return None
-    source = "\n".join([*(line for one in before for line in _listed(one) if line.strip()), source])
+    setup = "\n".join(filter(None, before))
+    whole = f"{setup}\n{source}" if setup else source
     try:
-        fault = _passes_everything(source, ast.parse(source))  # its table of names refuses more than the parser
+        tree = ast.parse(source)
+        tree.body = [*filter(_only_prepares, ast.parse(setup).body), *tree.body]
+        fault = _passes_everything(whole, tree)  # its table of names refuses more than the parser
     except (SyntaxError, ValueError) as error:
         raise BadRowError(f"{where}: '{column}' is no Python ({error}); give asserts that call the function") from None
     if fault is not None:
         raise BadRowError(f"{where}: '{column}' {fault}")
-    return source
+    return whole
+
+
+def _only_prepares(statement: ast.stmt) -> bool:
+    """Whether a statement before tests defines something, and tests nothing itself."""
+    return isinstance(statement, (*_FUNCTIONS, ast.ClassDef)) or not _asserts(statement)
 
 
 def _passes_everything(source: str, tree: ast.Module) -> str | None:

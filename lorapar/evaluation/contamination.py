@@ -49,8 +49,8 @@ def contamination(
             )
             continue
         evaluated[benchmark.task] = questions
-        if not any(has_words(question) for _, question in questions):
-            log(f"data.decontaminate: rows cannot be compared with {benchmark.task}: its questions hold no words")
+        if questions and not any(has_words(question) for _, question in questions):
+            log(f"data.decontaminate: only equal questions of {benchmark.task} are found: they hold no words")
     judged = [one for one in examples if one.split == "development"]
     asked = _kept(judged, overlaps(judged, evaluated), data, "development")
     if asked.kept:

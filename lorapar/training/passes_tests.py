@@ -16,13 +16,23 @@ from lorapar.evaluation.sandbox import CodeUnderTest, SandboxPool
 from lorapar.records import Example
 from lorapar.training.columns import Columns
 
+_BEFORE = r"(?:[^`\n]++|(?P<ticks>`++)[^`\n]++(?P=ticks)(?!`)|(?<!`)`{1,2}(?!`))*+"
+"""A line before a fence: text, and code within the text (`x`, ```x```)."""
 _FENCED = re.compile(
-    r"(?P<fence>`{3,}|^[ \t]*~{3,})[ \t]*[\w+.-]*(?:[ \t{][^`\n]*)?\n(?P<code>.*?)(?:^[ \t]*(?P=fence)|\Z|(?P=fence))",
+    r"^(?:[ \t]*+(?:(?:[-*+]|[0-9]{1,3}[.)])[ \t]++)?(?P<fence>`{3,}+|~{3,}+)[ \t]*+[\w+.-]*+(?:[ \t{][^`\n]*+)?"
+    rf"|{_BEFORE}(?P<inline>`{{3,}}+)[ \t]*+[\w+.-]*+[ \t]*+)\n"
+    r"(?P<code>.*?)(?:^[ \t]*(?:(?P=fence)|(?P=inline))|\Z|(?P=fence)|(?P=inline))",
     re.DOTALL | re.MULTILINE,
 )
-"""A block of code, which may be indented, and goes to the end of the text where nothing closes it."""
-_DEFINES = re.compile(r"^(?:def|class|async def)\s|^\w+\s*(?::[^=\n]+)?=(?!=)", re.MULTILINE)
-"""A line that gives a name to something."""
+"""A block of code, which may be indented, and goes to the end of the text where nothing closes it.
+
+It begins with a line, or at the end of one that says something.
+"""
+_DEFINES = (
+    re.compile(r"^(?:def|class|async def)\s", re.MULTILINE),
+    re.compile(r"^\w+\s*(?::[^=\n]+)?=(?!=)", re.MULTILINE),
+)
+"""Lines that define something, and those that give a name to a value, as the use of code may, too."""
 
 
 class PassesTests:
@@ -55,13 +65,14 @@ def failing_themselves(rows: Sequence[Example], pool: SandboxPool) -> list[Examp
 def code_of(completion: str) -> str:
     """The code in a completion: the last fenced block of what is in the answer tags, or of all of it; else that.
 
-    A block that defines nothing, such as one that shows how the code is used, is passed over where another one does.
+    A block that defines nothing, such as one that shows how the code is used or what it writes, is passed over where
+    another one does.
     """
     given = extract_tagged(completion)
     text = completion if given is None else given
     blocks = [dedent(found["code"]) for found in _FENCED.finditer(text)]
-    defining = [block for block in blocks if _DEFINES.search(block)]
-    return (defining or blocks or [text])[-1]
+    defining = ([block for block in blocks if pattern.search(block)] for pattern in _DEFINES)
+    return next(filter(None, defining), blocks or [text])[-1]
 
 
 def sandbox_pool(settings: ExecuteConfig) -> SandboxPool:

@@ -21,8 +21,10 @@ NO_CREDIT = 402
 NOT_IMPLEMENTED = 501
 _WRAPPERS = frozenset({200, 400, 500, 502})
 """Statuses that gateways put around an answer with another code inside."""
-_SAID_WHEN_BUSY = frozenset({403, 498, 499})
+_SAID_WHEN_BUSY = frozenset({498, 499})
 """Statuses with which some servers say that a rate or their capacity is used up, and others something else."""
+_RATE = re.compile(r"rate.?limit|throttl|resource.?exhausted|too.?many.?requests", re.I)
+"""How a 403 says that a rate is used up; what a plan or key never allows does not pass."""
 _CODES = ("code", "status", "status_code", "statusCode", "http_status", "error_code", "errorCode", "errorcode", "type")
 _WORDS = (
     "message",
@@ -168,7 +170,7 @@ def failure_of(status: int, headers: Mapping[str, str], text: str, value: Any, n
     inside = _code(found)
     if status < 400:
         counts = inside or _stands_for(_message(found)) or _UNKNOWN
-    elif status in _SAID_WHEN_BUSY and _stands_for(f"{_names(found)} {_message(found)}") == 429:
+    elif _is_busy(status, f"{_names(found)} {_message(found)}"):
         counts = 429
     elif status == 429 and _named_code(found) == NO_CREDIT:
         counts = NO_CREDIT
@@ -226,7 +228,21 @@ def _error_of_choice(choice: Any) -> Any:
     if not isinstance(choice, Mapping):
         return None
     message = choice.get("message")
-    return choice.get("error") or (message.get("error") if isinstance(message, Mapping) else None)
+    error = message.get("error") if isinstance(message, Mapping) else None
+    if isinstance(message, Mapping) and message.get("content") and not (isinstance(error, Mapping) and _code(error)):
+        error = None  # a field for errors that is filled beside an answer
+    return choice.get("error") or error
+
+
+def says_failure(value: Mapping[str, Any]) -> bool:
+    """Whether an event with a message of the server is a failure: by a code, or by its kind."""
+    return "error" in (value.get("object"), value.get("type")) or _code(value) is not None
+
+
+def _is_busy(status: int, text: str) -> bool:
+    """Whether a status that may mean something else says that a rate or the server's capacity is used up."""
+    may_mean_it = status in _SAID_WHEN_BUSY or (status == 403 and _RATE.search(text) is not None)
+    return may_mean_it and _stands_for(text) == 429
 
 
 def _merged(value: Mapping[str, Any], key: str, inner: Any) -> Mapping[str, Any]:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lorapar.records import System
+from lorapar.voting.endpoint_failures import says_failure
 from lorapar.voting.teacher import Prompt, label_of
 
 _CUT_OFF = re.compile(r"length|max_(?:new_|output_|completion_)?tokens?|max_output|token_limit|context_window")
@@ -126,15 +127,19 @@ def body_of(text: str) -> Any:
 
 
 def _streamed(text: str) -> Any:
-    """The whole answer from a stream's chunks, or the first chunk with an error."""
+    """The whole answer from a stream's chunks, or the first chunk with an error; a message counts without an answer."""
     lines = _EVENT.findall(text)
     chunks = [found for line in lines if isinstance(found := _json_or_none(line), dict)]
     whole: dict[str, Any] = {}
     fields: dict[str, str] = {}
+    spoken = [chunk for chunk in chunks if _only_speaks(chunk)]
+    fails = re.search(r"^event:\s*error", text, re.M) is not None
     for chunk in chunks:
-        if chunk.get("error") or not chunk.get("choices", True) or _only_speaks(chunk):
-            if chunk.get("error") or _only_speaks(chunk):
-                return chunk
+        if chunk.get("error") or (chunk in spoken and (fails or says_failure(chunk))):
+            return chunk
+        if chunk in spoken:
+            continue
+        if not chunk.get("choices", True):
             whole.update(usage=chunk.get("usage"))
             continue
         choice = (chunk.get("choices") or [{}])[0]
@@ -144,7 +149,7 @@ def _streamed(text: str) -> Any:
         whole["finish_reason"] = choice.get("finish_reason") or whole.get("finish_reason")
         whole["usage"] = chunk.get("usage") or whole.get("usage")
     if not fields:
-        return None
+        return spoken[0] if spoken else None
     message = {name: text for name, text in fields.items() if text}
     is_whole = whole.get("usage") or any(line.strip() == "[DONE]" for line in lines)
     ended = whole.get("finish_reason") or (None if is_whole else BROKEN_OFF)
@@ -208,7 +213,7 @@ def _flat(value: Any) -> str:
     if isinstance(value, Mapping):
         fields = ("text", "thinking", "reasoning", "summary", "content")
         return next((_flat(value[key]) for key in fields if value.get(key)), "")
-    return str(value) if isinstance(value, str | int | float) else ""
+    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
 
 
 def _without_thinking(text: str) -> tuple[str, bool, bool]:

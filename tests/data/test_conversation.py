@@ -148,12 +148,25 @@ def test_tools_of_which_the_model_is_not_told_are_said_in_every_format(tmp_path,
     assert "1 of 1 rows list 'tools' and call none; the model is not told of them" in loaded(tmp_path, row).notes
 
 
-@pytest.mark.parametrize("answer", [CALL, "<tool_call>\n{}\n</tool_call>", '<functioncall> {"name": "f"}'])
+TURNED = '[{"arguments": {"at": 1}, "name": "look"}]'
+
+
+@pytest.mark.parametrize("answer", [CALL, TURNED, "<tool_call>\n{}\n</tool_call>", '<functioncall> {"name": "f"}'])
 def test_a_call_of_a_tool_as_text_is_refused_where_the_row_lists_tools(tmp_path, answer):
     row = {"query": "Look there", "tools": '[{"name": "look"}]', "answers": answer}
     row = row if answer == CALL else {"question": "Look there", "tools": row["tools"], "answer": answer}
-    with pytest.raises(BadInputError, match=r"holds a tool call, and only text is trained"):
+    named = {"question": next(iter(row)), "answer": "answers" if answer == CALL else "answer"}
+    said = ", ".join(f"data.columns.{part}={column}" for part, column in named.items())
+    with pytest.raises(BadInputError, match=f"not told of 'tools'; set {said} and data.columns.context=tools to write"):
         loaded(tmp_path, row)
+    with pytest.raises(BadInputError, match=f"set {said} to train on it all the same"):
+        loaded(tmp_path, {**row, "tools": [{"name": "look"}]})
+    (example,) = loaded(tmp_path, row, columns={**named, "context": "tools"}).examples
+    assert example.question == f"Look there\n\n{row['tools']}"
+    talk = {"messages": [ASKED, {**SAID, "content": answer}], "tools": row["tools"]}
+    for whole in (loaded(tmp_path, row, columns=named), loaded(tmp_path, talk)):
+        assert whole.examples[0].answer == answer
+        assert "1 of 1 rows list 'tools' and call some in a text; the model is not told of them" in whole.notes
 
 
 def test_turns_of_weight_0_are_context_and_never_the_answer(tmp_path):

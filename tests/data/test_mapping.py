@@ -210,9 +210,16 @@ def test_the_last_answer_of_a_text_is_the_reference():
 
 def test_a_row_without_a_solution_is_answered_by_its_short_answer(tmp_path):
     rows = [{"problem": "1+1?", "answer": "2", "solution": "So 2."}, {"problem": "2+4?", "answer": "6", "solution": ""}]
-    loaded = load_data(DataConfig(source=str(write(tmp_path, ".jsonl", rows)), heldout=0), seed=0)
+    path = write(tmp_path, ".jsonl", rows)
+    loaded = load_data(DataConfig(source=str(path), heldout=0), seed=0)
     assert {(one.answer, one.reference) for one in loaded.examples} == {("So 2.", "2"), ("6", "6")}
     assert "1 of 2 rows have nothing in 'solution': what is in 'answer' is their answer" in loaded.notes
+    assert not [note for note in loaded.notes if "bare short answers are learned" in note]
+    write(tmp_path, ".jsonl", [*rows, {"problem": "2+5?", "answer": "7", "solution": ""}])
+    notes = load_data(DataConfig(source=str(path), heldout=0), seed=0).notes
+    assert [
+        note for note in notes if note.startswith("most rows have no 'solution', so bare short answers are learned")
+    ]
 
 
 @given(st.recursive(st.text("ab1 ", max_size=4), lambda inner: st.lists(inner, max_size=3).map(

@@ -177,6 +177,9 @@ def test_a_template_without_a_generation_prompt_gets_the_one_it_means_and_plan_s
     check.see(ROWS[:1])
     said = [note for note in check.notes() if "has no generation prompt: what it writes before an answer" in note]
     assert len(said) == (template == "unasked")
+    asked = tokenizer.decode(prompt_ids(tokenizer, prompt_messages(ROWS[0], "system1", PROMPTS)))
+    begins = {"text": "assistant: ", "inst": "[/INST]", "none": ""}
+    assert asked.endswith(begins.get(template, "<|im_start|>assistant\n"))
     assert str(tokenizer.chat_template).startswith(TEMPLATES[template] or "") is (template not in ("inst", "unasked"))
 
 

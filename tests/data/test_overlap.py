@@ -72,6 +72,23 @@ def test_what_many_rows_share_is_an_instruction_and_no_sign():
         ("**Which** planet is - largest?", "Which planet is largest", True),
         ("<b>Which planet</b> is largest", "b Which planet b is largest", True),
         ("What is 2 + 2 =", "What is 2 + 2?", True),
+        ("What is **5** squared?", "What is 5 squared?", True),
+        ("What is **5** + **6**?", "What is 5 + 6?", True),
+        ("What is 2**3?", "What is $2^3$?", True),
+        ("What is 2 ** 3?", "What is 2 * 3?", False),
+        (r"What is 20\% of 5?", "What is 20% of 5?", True),
+        (r"What is 20 \% of 5?", "What is 20 % of 5?", True),
+        ("Which day was 2020-01-05?", "Which day was 2020/01/05?", True),
+        ("Which day was 05.01.2020?", "Which day was 05/01/2020?", True),
+        ("Who has 555-1234?", "Who has 555 1234?", True),
+        ("Who ruled in 1990-2000?", "Who ruled in 1990\u20132000?", True),
+        ("What is 1000-200?", "What is 1000 - 200?", True),
+        ("What is 1000-200?", "What is 1000+200?", False),
+        ("Is it for ages 5-7?", "Is it for ages 5\u20137?", True),
+        ("What is 3 - 2?", "What is 3 \u2014 2?", True),
+        ("Is it +5 degrees?", "Is it 5 degrees?", True),
+        ("Add:\n- 5\n- 6", "Add: 5 6", True),
+        ("Add 5\n- 6", "Add 5\n* 6", True),
     ],
 )
 def test_signs_between_numbers_tell_questions_apart_and_other_marks_do_not(question, other, is_found):
@@ -85,6 +102,24 @@ def test_a_whole_question_in_many_rows_is_a_leak_with_whatever_is_around_it():
     assert {one.example_id for one in found([*leaks, *others], gsm8k=[BOUGHT])} == set(starts)
     assert {one.example_id for one in found([*leaks[:3], others[0]], gsm8k=[BOUGHT])} == set(starts[:3])
     assert found([row(f"{one.question.split(' crates')[0]} boxes", one.id) for one in leaks], gsm8k=[BOUGHT]) == []
+
+
+INSTRUCTION = "Read the following passage carefully and then answer the question that is asked below it with yes or no."
+
+
+@pytest.mark.parametrize(
+    ("count", "others", "texts", "leaks"),
+    [
+        (200, 0, [INSTRUCTION], 0),  # most rows hold it
+        (30, 300, [INSTRUCTION, "Something else entirely?", INSTRUCTION], 0),  # several evaluated rows ask it
+        (30, 300, [INSTRUCTION], 30),
+        (12, 0, [f"{INSTRUCTION} Passage number 3 is about ants."], 1),
+    ],
+)
+def test_an_instruction_that_an_evaluated_row_has_alone_is_no_leak(count, others, texts, leaks):
+    rows = [row(f"{INSTRUCTION} Passage number {n} is about ants.", str(n)) for n in range(count)]
+    rows += [row(f"Why {n}?", f"other {n}") for n in range(others)]
+    assert len(found(rows, found=texts)) == leaks
 
 
 def test_only_what_the_user_says_is_a_question():

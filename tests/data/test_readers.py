@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lorapar.config import DataConfig
+from lorapar.data import load_examples
 from lorapar.data.readers import read_rows
 from lorapar.errors import BadInputError
 
@@ -134,7 +136,6 @@ def test_blank_lines_are_nothing_and_numbers_still_right(tmp_path):
             r"a\.csv:3: 3 fields where the header names 2; put values with commas .* in double quotes",
         ),
         ("a.csv", b'a,b\n"1\n1",2\n\n3\n', r"a\.csv:5: 1 fields where the header names 2"),
-        ("a.csv", b"a,b,b\n1,2,3\n", r"a\.csv:1: two columns are called 'b'; rename one of them"),
         ("a.csv", b'a,b\n1,"2\n', r"a\.csv:2: not CSV"),
         ("a.parquet", b"PAR1 no", r"a\.parquet: not a Parquet file"),
         ("a.jsonl", b"[" * 100_000, r"a\.jsonl:1: not a row: nested too deeply"),
@@ -157,6 +158,28 @@ def test_another_delimiter_is_found_in_a_header_without_commas_and_reported(tmp_
     path.write_text(f"question{delimiter}answer\nq\n", encoding="utf-8")
     with pytest.raises(BadInputError, match=rf"a\.csv:2: 1 fields where the header names 2; put values with {named}"):
         list(read_rows(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "answers"),
+    [
+        ("question,answer,note,note\n1+1?,2,a,b\n", ["2"]),
+        ("question,answer,answer\n1+1?,2,2\n", ["2"]),
+        ("question,answer,answer\n1+1?,2,2\n1+2?,3,4\n", None),
+    ],
+)
+def test_two_columns_of_one_name_are_refused_where_one_is_read_and_they_differ(tmp_path, text, answers):
+    (tmp_path / "a.csv").write_text(text)
+    message = []
+    list(read_rows(tmp_path / "a.csv", message.append))
+    name = text.partition("\n")[0].rpartition(",")[2]
+    assert message == [f"{tmp_path}/a.csv:1: two columns are called '{name}'; rename one if it is to be read"]
+    config = DataConfig(source=str(tmp_path / "a.csv"), heldout=0)
+    if answers is not None:
+        assert [one.answer for one in load_examples(config, 0)] == answers
+        return
+    with pytest.raises(BadInputError, match=r"a\.csv:3: two columns are called 'answer', and they differ here; rename"):
+        load_examples(config, 0)
 
 
 @pytest.mark.parametrize("header", ["question,answer;more", "a;b|c", "question"])

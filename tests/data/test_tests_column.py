@@ -88,7 +88,41 @@ def test_what_tests_of_mbpp_need_stands_before_them(tmp_path: Path, setup: dict[
     file.write_text(json.dumps(row) + "\n", encoding="utf-8")
     loaded = load_data(DataConfig(source=str(file), heldout=0), 0)
     assert [one.tests for one in loaded.examples] == ["import math\nassert math.isclose(f(), 1)"]
-    assert "not read" not in loaded.notes[0]
+    assert not [note for note in loaded.notes if "not read" in note]
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [("test_setup", "pip install numpy"), ("test_setup_code", {"a": 1}), ("test_setup", "def g(a, a): pass")],
+)
+def test_what_is_no_code_before_tests_is_counted_and_not_read(tmp_path: Path, column: str, cell: object) -> None:
+    row = {"prompt": "One?", "code": "def f(): return 1", "test_list": ["assert f() == 1"], column: cell}
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    loaded = load_data(DataConfig(source=str(file), heldout=0), 0)
+    assert [one.tests for one in loaded.examples] == ["assert f() == 1"]
+    assert f"1 of 1 rows have something in '{column}' that is no Python, which is not read" in loaded.notes
+
+
+@pytest.mark.parametrize(
+    ("setup", "tests", "message"),
+    [
+        ("import sys\nassert sys", "print(f())", "asserts nothing"),
+        ("import math", "assert math.isclose(1, 1)", "uses no name that the answer would define"),
+        ("def check(got):\n    assert got == 1", "print(f())", "asserts in check only"),
+        ("import sys\nassert sys\ndef check(got):\n    assert got == 1", "check(f())", None),
+    ],
+)
+def test_asserts_before_tests_are_no_tests(tmp_path: Path, setup: str, tests: str, message: str | None) -> None:
+    row = {"prompt": "One?", "code": "def f(): return 1", "test_list": [tests], "test_setup_code": setup}
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    config = DataConfig(source=str(file), heldout=0)
+    if message is None:
+        assert [one.tests for one in load_data(config, 0).examples] == [f"{setup}\n{tests}"]
+        return
+    with pytest.raises(BadInputError, match=f"rows.jsonl:1: 'test_list' {message}"):
+        load_data(config, 0)
 
 
 def test_passes_tests_without_any_tests_is_found_before_anything_is_trained(tmp_path: Path) -> None:

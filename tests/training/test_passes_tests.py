@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -37,10 +38,26 @@ TOOLS = RewardTools(execute=ExecuteConfig(wall_seconds=30.0, workers=2))
         f"1. so:\n   ```python\n{textwrap.indent(RIGHT, '   ')}   ```\n2. done",
         f"~~~python\n{RIGHT}~~~",
         f'```python title="add.py"\n{RIGHT}```',
+        f"The function ```add``` is simple.\n```python\n{RIGHT}```\nDone.",
+        f"Use ```add(2,3)``` to call it.\n\n```python\n{RIGHT}```\nDone.",
+        f"```add``` is simple.\n```python\n{RIGHT}```\nThen ```add(2, 3)``` is five.\n",
+        f"Use `add`: ```python\n{RIGHT}```\nDone.",
+        f"- ```python\n{RIGHT}```\n- done",
+        f"```python\n{RIGHT}```\nIt writes:\n```text\nresult = 5\n```",
+        f"```python\n{RIGHT}```\nUsage:\n```\nx = add(1, 2)\nprint(x)\n```",
     ],
 )
 def test_the_code_of_a_completion(completion: str) -> None:
     assert code_of(completion).strip() == RIGHT.strip()
+
+
+@pytest.mark.parametrize(
+    "text", ["` ` " * 20_000, "`" * 50_000, "```" + " " * 50_000, "``a`" * 20_000, "```a " * 20_000]
+)
+def test_fences_without_end_take_no_time(text: str) -> None:
+    started = time.process_time()
+    code_of(text)
+    assert time.process_time() - started < 2.0
 
 
 @pytest.fixture(scope="module")

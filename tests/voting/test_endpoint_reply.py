@@ -144,6 +144,35 @@ def test_an_error_in_a_stream_or_a_wrapper_is_no_answer(text) -> None:
     assert (failure.status, failure.words) == (429, "HTTP 200 (429 inside) slowly")
 
 
+CHUNK = 'data: {"choices": [{"delta": {"content": "yes"}, "finish_reason": "stop"}]}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("before", "behind", "text"),
+    [
+        ('data: {"status": "queued", "message": "waiting for a worker"}\n\n', "", "yes"),
+        ('data: {"object": "info", "detail": "cold start"}\n\n', "", "yes"),
+        ("", 'data: {"type": "done", "message": "ok"}\n\n', "yes"),
+        ("", 'data: {"code": 503, "message": "gone"}\n\n', None),
+        ("", 'data: {"type": "error", "message": "gone"}\n\n', None),
+        ("", 'event: error\ndata: {"message": "gone"}\n\n', None),
+    ],
+)
+def test_a_message_beside_a_streamed_answer_is_a_failure_only_where_it_says_so(before, behind, text) -> None:
+    body = body_of(before + CHUNK + behind)
+    if text is not None:
+        assert failure_of(200, {}, "", body, 0.0) is None
+        assert reply_of(body).text == text
+    else:
+        assert "gone" in failure_of(200, {}, "", body, 0.0).words
+    if before:
+        assert failure_of(200, {}, before, body_of(before), 0.0).status == 520
+
+
+def test_a_mark_of_a_thought_is_no_text() -> None:
+    assert reply("", thought=True).text == ""
+
+
 def test_an_answer_that_was_put_among_the_thoughts_is_read() -> None:
     assert JsonEnum().read(reply(None, reasoning_content=YES), PROMPT).label == "system2"
     assert reply(None, reasoning_content="I wonder whether " + YES).text == ""

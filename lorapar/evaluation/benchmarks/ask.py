@@ -14,7 +14,8 @@ from lorapar.config import BenchmarkConfig, PromptConfig
 from lorapar.errors import BadInputError
 from lorapar.evaluation.benchmarks.groups import NamedGroup, load_named, parts
 from lorapar.evaluation.benchmarks.kinds import LETTERS
-from lorapar.evaluation.benchmarks.named import ROLLING, NamedTask, template_box
+from lorapar.evaluation.benchmarks.known_texts import ROLLING
+from lorapar.evaluation.benchmarks.named import NamedTask, template_box
 from lorapar.evaluation.benchmarks.quiet import silent
 from lorapar.evaluation.benchmarks.rows import Benchmark, BenchmarkRows
 from lorapar.evaluation.benchmarks.samples import group_scores, read_samples, scores

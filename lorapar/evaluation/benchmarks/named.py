@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorapar.config import BenchmarkConfig
-from lorapar.data.overlap import has_words
 from lorapar.errors import BadInputError, LoraparError, UnreachableError, nearest
+from lorapar.evaluation.benchmarks.known_texts import ROLLING, known_texts
 from lorapar.evaluation.benchmarks.quiet import silent
 from lorapar.evaluation.benchmarks.task_files import Code, TaskFile, code_in, wrong
 from lorapar.records import digest_of
@@ -24,13 +24,10 @@ if TYPE_CHECKING:
 
 BY_ROW = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match")
 """lm-eval's own metrics that say of each row whether it is right; the others are metrics of all rows together."""
-ROLLING = "loglikelihood_rolling"
 _STRUCTURE = ("tag", "group", "task_list", "include")
 _FILES = ("json", "csv", "parquet", "text", "arrow")
 """Builders of datasets that read files."""
 _TEMPLATE = re.compile(r"\{[{%]")
-_WORDS_OF_A_CELL = 3
-"""Words of a cell that can be a question by itself."""
 Metric = tuple[str, str]
 """A metric and the filter that answers pass before it."""
 
@@ -73,12 +70,10 @@ class NamedTask:
         return self.kind == "generate_until"
 
     def questions(self) -> Iterator[tuple[str, str]]:
-        """(id, text) of every text that a row that is asked can be known by (`known_texts`)."""
+        """(id, text) of every text that a row that is asked can be known by; a cell that several rows share is none."""
         docs = self.task.eval_docs
         with template_box(self.config):
-            for place in self.asked:
-                for text in known_texts(self.task, docs[place]):
-                    yield self.ids[place], text
+            yield from known_texts(self.task, {self.ids[place]: docs[place] for place in self.asked})
 
     @property
     def requests(self) -> int:
@@ -87,33 +82,6 @@ class NamedTask:
         if self.kind != "multiple_choice":
             return len(self.asked)
         return sum(len(self.task.doc_to_choice(docs[place])) for place in self.asked)
-
-
-def known_texts(task: Task, doc: Mapping[str, Any]) -> list[str]:
-    """The texts by which a row of a task can be found in other data, the question that is asked first.
-
-    Where that holds no words (it is empty, or says which choice fits a blank) they are the choices, each with what
-    follows it. A template puts words around a cell, so the cells that it names count by themselves, too; where a
-    function takes the place of a template, or there is none, every cell with some words does.
-    """
-    if str(task.OUTPUT_TYPE) == ROLLING:
-        return [str(task.doc_to_target(doc))]
-    asked = task.doc_to_text(doc)
-    texts = [asked] if isinstance(asked, str) and has_words(asked) else []
-    if not texts and task.OUTPUT_TYPE == "multiple_choice":
-        behind = task.doc_to_target(doc)
-        behind = f" {behind}" if isinstance(behind, str) and bool(getattr(task, "multiple_input", False)) else ""
-        texts = [f"{choice}{behind}" for choice in task.doc_to_choice(doc)]
-    template = task.config.doc_to_text
-    named = template if isinstance(template, str) and template.strip() else None
-    cells = [
-        str(value)
-        for name, value in doc.items()
-        if isinstance(value, str)
-        and len(value.split()) >= _WORDS_OF_A_CELL
-        and (named is None or re.search(rf"\{{[{{%][^}}]*\b{re.escape(str(name))}\b", named))
-    ]
-    return list(dict.fromkeys([*texts, *cells])) or [str(asked)]
 
 
 def build_named(config: BenchmarkConfig, found: TaskFile, seed: int) -> NamedTask:

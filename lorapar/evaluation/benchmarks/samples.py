@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from lorapar.basemodel import answer_end
 from lorapar.errors import BadInputError
 from lorapar.evaluation.benchmarks.groups import NamedGroup, parts, row_name
-from lorapar.evaluation.benchmarks.named import ROLLING, NamedTask
+from lorapar.evaluation.benchmarks.known_texts import ROLLING
+from lorapar.evaluation.benchmarks.named import NamedTask
 from lorapar.evaluation.benchmarks.scoring import likeliest
 from lorapar.records import Answer
 

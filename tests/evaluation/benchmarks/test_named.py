@@ -503,6 +503,19 @@ def test_a_row_is_found_again_by_its_own_text_whatever_a_task_asks(folder, value
     assert [one.example_id for one in overlaps(rows, {"found": task.questions()})] == ["leak"]
 
 
+def test_cells_that_several_rows_share_and_answers_are_no_questions(folder) -> None:
+    rows = [{"task": "Say what it is.", "q": f"What is it, {n}?", "rationale": f"It is a cat {n}."} for n in range(3)]
+    (folder / "data" / "blanks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "blanks.py").write_text("def ask(doc):\n    return 'Q: ' + doc['q']\n")
+    metrics = [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}]
+    values = {"output_type": "generate_until", "metric_list": metrics, "doc_to_target": "{{rationale}}"}
+    write_task(folder, "found", values, "blanks", "doc_to_text: !function blanks.ask\n")
+    found = load_benchmark(config(folder, "found", trust_code=True), 0).questions()
+    assert sorted(text for _, text in found) == sorted(
+        f"{start}What is it, {n}?" for n in range(3) for start in ("Q: ", "")
+    )
+
+
 def test_how_rows_are_asked_is_no_part_of_their_digest(folder) -> None:
     plain = load_benchmark(config(folder, "capitals"), 0).digest
     asked = {"chat": True, "system": "system1", "max_new_tokens": 9, "metric": "exact_match"}
