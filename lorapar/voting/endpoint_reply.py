@@ -1,15 +1,10 @@
-"""Read an endpoint's answer (its text without the model's reasoning, why it ended, its tokens) and restrict answers to
-label words.
+"""Read an endpoint's answer (text without reasoning, why it ended, its tokens) and restrict answers to label words.
 
-Servers differ in where reasoning goes (`reasoning_content`, `reasoning`, parts of the content, `<think>` inside the
-text) and in what surrounds the requested JSON (fences, a sentence, single quotes).
-
-The ways to restrict an answer, best first; the probe takes the first that the endpoint honours:
-
-- `TokenRead` (vLLM, label words of one token): only the label tokens are allowed, and the answer has their
-log-probabilities before that mask; - `Choice` (vLLM): structured_outputs with the words as choices; no
-log-probabilities before the mask; - `JsonEnum` (most providers): a JSON schema whose one field is one of the words; -
-`JsonAsked` (the rest): the prompt asks for that JSON, with the response format for any JSON, if there is one.
+Servers differ in where reasoning goes (a field, parts of the content, tags in the text) and in what surrounds JSON.
+The ways to restrict an answer, best first; the probe takes the first that the endpoint honours: `TokenRead` (vLLM, label
+words of one token: only those are allowed, with their log-probabilities before that mask), `Choice` (vLLM's
+structured_outputs; no log-probabilities), `JsonEnum` (most providers: a JSON schema with one field), `JsonAsked` (the
+rest: the prompt asks for that JSON, with the response format for any JSON, if there is one).
 """
 
 from __future__ import annotations
