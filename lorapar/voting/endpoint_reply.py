@@ -1,8 +1,8 @@
 """Read an endpoint's answer (text without reasoning, why it ended, its tokens) and restrict answers to label words.
 
 Servers differ in where reasoning goes (a field, parts of the content, tags in the text) and in what surrounds JSON.
-The ways to restrict an answer, best first; the probe takes the first that the endpoint honours: `TokenRead` (vLLM, label
-words of one token: only those are allowed, with their log-probabilities before that mask), `Choice` (vLLM's
+The ways to restrict an answer, best first; the probe takes the first that the endpoint honours: `TokenRead` (vLLM,
+label words of one token: only those are allowed, with their log-probabilities before that mask), `Choice` (vLLM's
 structured_outputs; no log-probabilities), `JsonEnum` (most providers: a JSON schema with one field), `JsonAsked` (the
 rest: the prompt asks for that JSON, with the response format for any JSON, if there is one).
 """
