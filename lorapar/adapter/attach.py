@@ -16,7 +16,7 @@ import torch
 from lorapar.adapter import kinds
 from lorapar.adapter.earlier import EarlierAdapter
 from lorapar.adapter.initialise import hold_unchanged, start_factors
-from lorapar.adapter.layout import resolve_layout, takes_transposed, with_paths
+from lorapar.adapter.layout import paths_of, resolve_layout, takes_transposed, with_paths
 from lorapar.adapter.names import DEFAULT_ADAPTER
 from lorapar.adapter.settings import WHOLE_KINDS, AdapterMark, AdapterSettings, set_mark
 from lorapar.errors import BadInputError
@@ -56,7 +56,7 @@ def attach(
         rank += earlier.rank
         alpha = settings.plain_alpha * rank / settings.rank
     config = _plain_config(base_model, modules, rank=rank, alpha=alpha, dropout=settings.dropout)
-    model = wrap(base_model, config, base_model_name=settings.base_model_name)
+    model = _wrap_exactly(base_model, config, modules, settings.base_model_name)
     _write_start(model, settings, seed, earlier)
     set_mark(model, AdapterMark(rank=settings.rank, init=settings.init))
     return model
@@ -91,7 +91,7 @@ def attach_again(
     modules = with_paths(base_model, (), earlier.factors)
     alpha = earlier.scale * earlier.rank
     config = _plain_config(base_model, modules, rank=earlier.rank, alpha=alpha, dropout=dropout)
-    model = wrap(base_model, config, base_model_name=base_model_name)
+    model = _wrap_exactly(base_model, config, modules, base_model_name)
     with torch.no_grad():
         for path, layer in lora_layers(model):
             _write(layer, *_held(earlier, path, layer))
@@ -114,6 +114,24 @@ def _plain_config(
         fan_in_fan_out=takes_transposed(base_model, modules),
         bias="none",
     )
+
+
+def _wrap_exactly(
+    base_model: torch.nn.Module, config: LoraConfig, modules: Sequence[str], base_model_name: str | None
+) -> PeftModel:
+    """As `wrap`; raises BadInputError where PEFT made of the modules' names something else than LoRA on these modules.
+
+    It translates names of models that transformers loads under others than it saves them by.
+    """
+    meant = set(paths_of(base_model, modules))
+    model = wrap(base_model, config, base_model_name=base_model_name)
+    found = {path.removeprefix("base_model.model.") for path, _ in lora_layers(model)}
+    if found != meant:
+        raise BadInputError(
+            f"adapter.layout: PEFT puts LoRA on other modules of {type(base_model).__name__} than those meant (see "
+            f"{min(found ^ meant)}); choose other modules, such as adapter.layout QKV"
+        )
+    return model
 
 
 def wrap(

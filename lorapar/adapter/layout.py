@@ -102,6 +102,11 @@ def with_paths(model: torch.nn.Module, modules: Sequence[str], paths: Iterable[s
     return _shortest(model, chosen) if any(not _ends(path, tuple(modules)) for path in wanted) else tuple(modules)
 
 
+def paths_of(model: torch.nn.Module, modules: Sequence[str]) -> list[str]:
+    """The paths of the linear modules that PEFT's `target_modules` name."""
+    return [path for path in _linear_paths(model) if _ends(path, tuple(modules))]
+
+
 def linear_modules(model: torch.nn.Module) -> dict[str, tuple[int, int]]:
     """(inputs, outputs) of every linear module but the output head, by its path."""
     modules = dict(model.named_modules())
@@ -223,22 +228,23 @@ def _with_experts(model: torch.nn.Module, targets: Targets) -> Targets:
     """What PEFT makes of the choice in a mixture of experts, whose routed experts are parameters and not modules.
 
     PEFT 0.21 reads gate_proj, up_proj and down_proj there as names of the fused experts, which have no gradients by
-    example: such names are left out, and with them the shared experts and dense layers that bear them.
+    example: such names are left out, and with them the shared experts and dense layers that bear them. It goes by the
+    model's type, so also where a configuration makes all layers dense.
     """
     experts = _expert_parameters(model)
-    if not experts:
-        return targets
     kept = tuple(name for name in targets.modules if not _means_experts(model, name))
-    left = [name for name in targets.modules if name not in kept]
+    left = ", ".join(name for name in targets.modules if name not in kept)
     if not kept:
         raise BadInputError(
-            f"adapter.layout: {', '.join(left)} are routed experts in {type(model).__name__}, which cannot be scored "
+            f"adapter.layout: PEFT takes {left} for routed experts in {type(model).__name__}, which cannot be scored "
             "by example; choose attention: adapter.layout QKV"
         )
-    count = sum(parameter.numel() for parameter in experts.values())
-    notes = [*targets.notes, f"the routed experts ({count / 1e6:,.1f} million weights) carry no LoRA"]
+    notes = list(targets.notes)
+    if experts:
+        count = sum(parameter.numel() for parameter in experts.values())
+        notes.append(f"the routed experts ({count / 1e6:,.1f} million weights) carry no LoRA")
     if left:
-        notes.append(f"nor do {', '.join(left)} outside of them, whose names PEFT reads as the experts'")
+        notes.append(f"{left} carry no LoRA, because PEFT reads their names as those of routed experts")
     return Targets(kept, tuple(notes))
 
 

@@ -14,6 +14,7 @@ from lorapar.adapter import (
     AdapterSettings,
     attach,
     find_targets,
+    layout,
     lora_parameters,
     resolve_layout,
     score_elements,
@@ -96,7 +97,7 @@ def test_every_family_is_scored_as_one_example_at_a_time(make_family, family: st
         ("qwen2_moe", "GUD", {"gate_proj", "up_proj", "down_proj"}, "the routed experts"),
         ("deepseek_v3", "Q", {"q_a_proj", "q_b_proj"}, None),
         ("deepseek_v3", "K", {"kv_a_proj_with_mqa", "kv_b_proj"}, "holds K and V in one matrix"),
-        ("glm4_moe", "QKVGUD", {"q_proj", "k_proj", "v_proj"}, "names PEFT reads as the experts'"),
+        ("glm4_moe", "QKVGUD", {"q_proj", "k_proj", "v_proj"}, "PEFT reads their names as those of routed experts"),
         ("dbrx", "QKVGUD", {"Wqkv"}, "the routed experts"),
         ("qwen3_next", "QKV", {"in_proj_qkvz", "q_proj", "k_proj", "v_proj"}, None),
     ],
@@ -122,7 +123,7 @@ def test_the_names_found_are_what_peft_adapts_and_nothing_else(make_family) -> N
             r"has no linear module c_attn; .*adapter\.layout: \[down_proj, gate_proj, k_proj",
         ),
         ("qwen3_moe", "GUD", r"Qwen3MoeForCausalLM has no linear module for G, U, D"),
-        ("glm4_moe", "GUD", r"are routed experts in Glm4MoeForCausalLM.*adapter\.layout QKV"),
+        ("glm4_moe", "GUD", r"for routed experts in Glm4MoeForCausalLM.*adapter\.layout QKV"),
         (
             "llama",
             r".*\.c_attn",
@@ -134,6 +135,21 @@ def test_the_names_found_are_what_peft_adapts_and_nothing_else(make_family) -> N
 def test_a_layout_that_the_model_lacks_is_reported_with_what_to_write(make_family, family, layout, message) -> None:
     with pytest.raises(BadInputError, match=message):
         resolve_layout(make_family(family), layout)
+
+
+def test_names_that_peft_reads_as_experts_are_left_out_where_all_layers_are_dense(monkeypatch) -> None:
+    """PEFT goes by the model's type, and would put no LoRA on the dense layers' MLP, without a word."""
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = AutoConfig.for_model("glm4_moe", vocab_size=99, num_hidden_layers=1, first_k_dense_replace=1, **small)
+    model = AutoModelForCausalLM.from_config(config)
+    targets = find_targets(model, "QKVGUD")
+    assert targets.modules == ("q_proj", "k_proj", "v_proj")
+    assert targets.notes == (
+        "gate_proj, up_proj, down_proj carry no LoRA, because PEFT reads their names as those of routed experts",
+    )
+    monkeypatch.setattr(layout, "_means_experts", lambda *_: False)
+    with pytest.raises(BadInputError, match="PEFT puts LoRA on other modules of Glm4MoeForCausalLM"):
+        attach(model, AdapterSettings(rank=RANK), seed=0)
 
 
 def test_modules_that_peft_or_no_text_takes_are_left_out_and_reported() -> None:
