@@ -12,7 +12,7 @@ from lorapar.basemodel.answer_end import (
     generation_settings,
 )
 from lorapar.basemodel.chat_template import asks_by_header, brings_template, is_plain, moves_system_text
-from lorapar.basemodel.decoder import try_decoder
+from lorapar.basemodel.decoder import require_runs, try_decoder
 from lorapar.basemodel.load import (
     default_device,
     load_model,
@@ -42,6 +42,7 @@ __all__ = [
     "model_folder",
     "moves_system_text",
     "number_format",
+    "require_runs",
     "resolve_model",
     "try_decoder",
 ]

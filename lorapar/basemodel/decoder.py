@@ -7,7 +7,8 @@ it finds what no list has, such as models with code of their own.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lorapar.basemodel.quiet import quiet
@@ -75,23 +76,41 @@ def try_decoder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, conf
     half, prompt = len(ids) // 2, ids[:_PROMPT]
     if len(prompt) < _PROMPT:
         return  # a vocabulary that has no words for this
+    with torch.no_grad(), _that_runs(model, f"model.name: {config.name}"):
+        alone, ahead = _scores(model, ids), _scores(model, [*ids[:half], *ids[:half]])
+        tokens, padded = _behind_padding(model, prompt, int(tokenizer.pad_token_id))
+        expected = _scores(model, [*prompt, *tokens])[_PROMPT - 1 : -1]
+    if _distance(ahead[:half], alone[:half]) > _OFF:
+        _refuse(type(model).__name__, config, "a model that reads a text both ways")
+    if _distance(padded, expected) > _OFF:
+        _refuse(type(model).__name__, config, "a model to which a prompt behind padding is another prompt")
+
+
+def require_runs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, whose: str) -> None:
+    """Raise BadInputError, beginning with `whose`, where a loaded model cannot read a few words."""
+    import torch
+
+    ids = tokenizer(_TEXT, add_special_tokens=False)["input_ids"][:_PROMPT]
+    with torch.no_grad(), _that_runs(model, whose):
+        _scores(model, ids or [0])
+
+
+@contextmanager
+def _that_runs(model: PreTrainedModel, whose: str) -> Iterator[None]:
+    """Within the block what a model's own code raises is one line: sizes of its config.json that do not go together."""
+    import torch
+
     try:
-        with torch.no_grad(), quiet():
-            alone, ahead = _scores(model, ids), _scores(model, [*ids[:half], *ids[:half]])
-            tokens, padded = _behind_padding(model, prompt, int(tokenizer.pad_token_id))
-            expected = _scores(model, [*prompt, *tokens])[_PROMPT - 1 : -1]
+        with quiet():
+            yield
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
         raise BadInputError(
-            f"model.name: {config.name} ({type(model).__name__}) does not run with the "
-            f"transformers that is installed: {reason}"
+            f"{whose} ({type(model).__name__}) does not run with the transformers that is installed: {reason}; "
+            "name another model, or one whose config.json fits its type"
         ) from error
-    if _distance(ahead[:half], alone[:half]) > _OFF:
-        _refuse(type(model).__name__, config, "a model that reads a text both ways")
-    if _distance(padded, expected) > _OFF:
-        _refuse(type(model).__name__, config, "a model to which a prompt behind padding is another prompt")
 
 
 def _scores(model: PreTrainedModel, ids: Sequence[int]) -> torch.Tensor:

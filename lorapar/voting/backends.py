@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from lorapar.basemodel import load_model, load_tokenizer, resolve_model
+from lorapar.basemodel import load_model, load_tokenizer, require_runs, resolve_model
 from lorapar.config import ModelConfig, TeacherConfig, VllmOptions
 from lorapar.imports import BASE_LIBRARIES, import_at_once
 from lorapar.progress import Progress
@@ -61,12 +61,15 @@ class Backends:
         import_at_once(*BASE_LIBRARIES)
         from lorapar.voting.transformers_teacher import TransformersTeacher
 
-        if self._is_another(model, None):
+        is_another = self._is_another(model, None)
+        if is_another:
             self._progress.log(f"loading {model.name}")
             self._model, self._tokenizer = load_model(model, self._progress), load_tokenizer(model)
             self._key = _key(model, None)
         if self._model is None or self._tokenizer is None:
             raise AssertionError("no model is loaded")
+        if is_another:
+            require_runs(self._model, self._tokenizer, f"teacher '{config.name}': {model.name}")
         return TransformersTeacher(
             config, self._model, self._tokenizer, target=target_text(self._base), role_play=self._role_play
         )

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lorapar.basemodel import decoder, load_model, load_skeleton, load_tokenizer, try_decoder
+from lorapar.basemodel import decoder, load_model, load_skeleton, load_tokenizer, require_runs, try_decoder
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError
 
@@ -77,3 +77,5 @@ def test_a_model_that_does_not_run_is_one_line(tokenizer, monkeypatch):
         BadInputError, match=r"\(LlamaForCausalLM\) does not run with the transformers .* AttributeError"
     ):
         try_decoder(model, tokenizer, TINY)
+    with pytest.raises(BadInputError, match=r"^teacher 'one': m \(LlamaForCausalLM\) does not run with"):
+        require_runs(model, tokenizer, "teacher 'one': m")
