@@ -171,13 +171,18 @@ def _has_quantity(text: str, wanted: Quantity) -> bool:
     whole = quantity_of(text)
     number = last_stated_number(text) if whole is None else None
     given = whole if number is None else quantity_of(number) or quantity_of(last_number(number) or "")
-    if given is None or given.value != wanted.value or (wanted.may_be_algebra and not given.unit):
+    if given is None or given.value != wanted.value or _is_algebra_beside(given, wanted):
         return False
     return not units_differ(given.unit, wanted.unit)
 
 
+def _is_algebra_beside(given: Quantity, wanted: Quantity) -> bool:
+    """Whether one of two has letters that may be variables, and the other no unit that says what they are."""
+    return (given.may_be_algebra and not wanted.unit) or (wanted.may_be_algebra and not given.unit)
+
+
 def _same_quantity(given: Quantity, wanted: Quantity) -> bool:
-    if given.value != wanted.value:
+    if given.value != wanted.value or _is_algebra_beside(given, wanted):
         return False
     if wanted.name and given.name != wanted.name and (given.name or not wanted.name_is_sure):
         return False  # "y = 5" is not "x = 5", and "13" is not "Apollo: 13"

@@ -9,9 +9,8 @@ What is read, and why no further:
 - signs, also in words: `-5`, `minus 5`, `negative 5`.
 - words: `twelve`, `two thirds`, `2.5 million` (`lorapar.reading.number_words`).
 - one unit: a currency before the number, and up to five words or a sign behind it. A word that would change the number
-  (`half`, `th`), join a second one (`or`, `to`) or make a date or a time of it is no unit, a letter of
-  algebra (`5x`, `5\u03c0`) neither, and times such as `3:30` are no numbers. `sq m`, `square metres` and `m^2` are one
-  unit.
+  (`half`, `th`), join a second one (`or`, `to`) or make a date or a time of it is no unit, algebra (`5x`) neither
+  (`lorapar.reading.algebra`), and times such as `3:30` are no numbers. `sq m`, `square metres` and `m^2` are one unit.
 - a name before it: `x = 5`, `Total: 5`, and brackets around it: `(5)`.
 """
 
@@ -25,7 +24,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from lorapar.plain_text import without_lead
-from lorapar.reading.algebra import begins_a_function, is_algebra, is_variable
+from lorapar.reading.algebra import begins_with_algebra, is_algebra, may_be_variables
 from lorapar.reading.claims import is_statement, speaks_of_it, takes_back
 from lorapar.reading.number_words import NAMES_OF_NUMBERS, ORDINALS, in_digits
 from lorapar.reading.units import BY_TIME, is_known, one_spelling
@@ -90,19 +89,23 @@ _MAKES_A_DATE_OR_TIME = """
 """
 _JOINING = frozenset(_JOINS_A_SECOND.split())
 """Behind a number in a sentence they begin something new: `18 of them`."""
-_ALONE = ORDINALS | frozenset(["grand", "gross", "fold", "binary", "octal", "hexadecimal", "hex", "short"])
+_ALONE = ORDINALS | frozenset(
+    ["grand", "gross", "fold", "binary", "octal", "hexadecimal", "hex", "short", "squared", "cubed", "factorial"]
+)
 """They change a number only where nothing else is behind it: `5 grand`, but `5 grand pianos`, `12 seventh graders`."""
 _NO_UNITS = (
-    NAMES_OF_NUMBERS | frozenset(f"{_CHANGES_THE_NUMBER} {_JOINS_A_SECOND} {_MAKES_A_DATE_OR_TIME}".split())
-) - _ALONE
+    (NAMES_OF_NUMBERS | frozenset(f"{_CHANGES_THE_NUMBER} {_JOINS_A_SECOND} {_MAKES_A_DATE_OR_TIME}".split()))
+    - _ALONE
+    - {"times"}
+)
 _NAMES_NOTHING = frozenset(f"{_JOINS_A_SECOND} {_MAKES_A_DATE_OR_TIME} negative below minus".split())
 """Words that begin no name of a quantity before its number."""
 _SMALL_LETTERS_ONLY = frozenset({"m"})
 """Units in small letters, though the capital one changes the number: 18 m are metres, 18 M millions."""
-_ALGEBRA = re.compile(
-    r"(?![ghlmpstACFHJLNTVW](?:\^?[23])?$)[A-Za-z\u0370-\u03a8\u03b1-\u03ff](?:\^?[23])?|[abxyz\u03c0]{2,3}|squared|cubed|factorial"
-)
-"""Letters behind a number that are no unit: 5x, 5i, 5\u03c0, 5xy."""
+_IN_A_BASE = re.compile(r"in (?:binary|octal|decimal|hex|hexadecimal|base \w+)", re.IGNORECASE)
+_TITLE = re.compile(r"(?=[^\W\d_]{3})[A-Z\u00c0-\u00de][^\W\d_A-Z]+")
+"""A word that may be of a title: `12 Monkeys`, but not `12 mAh` or `12 R$`."""
+_WORDS_OF_A_UNIT = 2
 _DECADE = re.compile(r"[12][0-9]{2}0")
 """`1990s` are no seconds."""
 _LATEX_FRACTIONS = (
@@ -192,7 +195,7 @@ _GLUED_BEFORE = re.compile(
 )
 """The same where nothing is between: `2024-01-05`, `0.(3)`, `H2O`, `GPT-4`, `2(5)`."""
 _PART_BEHIND = re.compile(
-    r"\s?(?:\u00b1|\+/?-|\\pm\b|\u2030)|[-+]\s*(?:\Z|[.,;)\]])|\s?(?:\\(?:pi|sqrt|theta|cdot|times|div)\b|\u221a)"
+    r"\s?(?:\u00b1|\+/?-|\\pm\b|\u2030)|[-+]\s*(?:\Z|[.,;)\]])|\s?[-+]\s?[b-z\u03c0](?![^\W_]|')|\s?(?:\\(?:pi|sqrt|theta|cdot|times|div)\b|\u221a)"
     r"|\s?\^(?!\s?\{?\s?\\circ)|/[a-z](?!\w)"
     r"|\s?(?:\u00b0\s?[CF]?|degrees?(?:\s\w+)?)\sbelow\b|\s(?:or\s(?:more|less|fewer|greater|higher|lower|above|below|over|under)|and\s(?:up|above|over|below)"
     r"|squared|cubed|factorial)\b"
@@ -217,7 +220,7 @@ class Quantity:
     name_is_sure: bool = True
     """Whether the name is a mathematical one (`x = 5`), and not a title (`Apollo: 13`)."""
     may_be_algebra: bool = False
-    """Whether the unit is a letter glued to the number, which may be a variable: `6s^2`."""
+    """Whether the unit may be variables (`2t`), so that it counts only beside another number that has it."""
     in_words: bool = False
     """Whether the number is written in words, or ends in one (`2 million`)."""
 
@@ -259,9 +262,9 @@ def _bare_quantity(text: str) -> Quantity | None:
     sign = match["sign"] or match["inner_sign"] or "+"
     units = [one for one in (match["before"], match["after"]) if one]
     is_sure = all(map(_is_sure, units)) or is_known(_unit_of(units))
-    is_glued = bool(after) and not match["gap"] and is_variable(after)
-    number = Quantity(value if sign == "+" else -value, _unit_of(units), is_sure and not is_glued)
-    return replace(number, in_words=in_words is not None, may_be_algebra=is_glued)
+    may_be_algebra = bool(after) and may_be_variables(after, match["gap"])
+    number = Quantity(value if sign == "+" else -value, _unit_of(units), is_sure)
+    return replace(number, in_words=in_words is not None, may_be_algebra=may_be_algebra)
 
 
 def _unit_of(units: list[str]) -> str:
@@ -315,10 +318,9 @@ def last_stated_number(text: str) -> str | None:
         return number
     measure = unit[1] if first.strip(".").casefold() in _ALONE else first
     is_decade = first == "s" and not unit[0][0].isspace() and _DECADE.fullmatch(number)
-    is_glued = first[0].isalpha() and unit[0][0].isalpha()
-    in_algebra = is_algebra(first, "") if is_glued else begins_a_function(unit[1])
-    changes = not _leaves_the_number(measure) or in_algebra or is_decade
-    return None if changes else f"{number} {unit[1]}"
+    gap = unit[0][: unit.start(1) - unit.start()]
+    changes = not _leaves_the_number(measure) or begins_with_algebra(unit[1], gap) or is_decade
+    return None if changes else f"{number}{unit[0]}"
 
 
 def _is_a_part(number: str, before: str, behind: str) -> bool:
@@ -363,14 +365,12 @@ def _value(digits: str) -> Fraction | None:
 
 def _names_a_unit(text: str, gap: str) -> bool:
     """Whether what is behind a number can only be a unit or the name of what is counted."""
-    is_long = not gap and text[0].isalpha() and " " not in text and len(text) > len("km/h.")
-    known = not is_long or is_known(one_spelling(text))
-    return known and _leaves_the_number(text) and not is_algebra(text, gap)
+    return _leaves_the_number(text) and not is_algebra(text, gap)
 
 
 def _leaves_the_number(text: str) -> bool:
     """Whether what is behind a number leaves the number as it is."""
-    if _ALGEBRA.fullmatch(text.strip(".")):
+    if _IN_A_BASE.fullmatch(text):
         return False
     measure, of, _ = text.partition(" of ")
     if measure.strip(".").casefold() in _ALONE:
@@ -388,7 +388,9 @@ def _leaves_the_number(text: str) -> bool:
 
 
 def _is_sure(unit: str) -> bool:
-    if is_known(one_spelling(unit)) or not unit[0].isalpha():
+    plain = one_spelling(unit)
+    if is_known(plain) or not unit[0].isalpha():
         return True
-    words = unit.split()
-    return len(words) == 1 + (len(words) > 1) and unit == unit.lower()
+    return not any(map(_TITLE.fullmatch, unit.split())) and all(
+        len(part.split()) <= _WORDS_OF_A_UNIT for part in plain.split("/")
+    )
