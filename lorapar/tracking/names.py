@@ -11,22 +11,22 @@ from typing import Any
 
 _BAD_IN_NAMES = re.compile(r"[^\w\-./: ]", re.ASCII)
 LONGEST_NAME = 250
+LONGEST_TAG = 5000
 _LONGEST_PARAMETER = 500
 """MLflow's oldest servers take no more; a longer one is cut there, and whole in config.yaml beside it."""
 _BATCH = 100
 
 
 def of_a_step(logs: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, str]]:
-    """What a trainer logs, as finite numbers under names that every tracker takes, and the rest as text."""
-    finite: dict[str, float] = {}
+    """What a trainer logs, as numbers that MLflow stores unchanged, and the rest (infinity, words) as text."""
+    stored: dict[str, float] = {}
     others: dict[str, str] = {}
     for name, value in unique_names(logs).items():
-        number = value if isinstance(value, int | float) else None
-        if number is not None and math.isfinite(number):
-            finite[name] = float(number)
+        if isinstance(value, int | float) and not math.isinf(value):
+            stored[name] = float(value)
         else:
             others[name] = str(value)
-    return finite, others
+    return stored, others
 
 
 def unique_names(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,10 +60,10 @@ def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def steps_of(steps: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, dict[str, float]]]:
-    """Lines of a history: the step's number and its finite figures."""
+def steps_of(steps: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Lines of a history: the step's number, and what belongs to it under names that every tracker takes."""
     for line in steps:
-        yield int(line["step"]), of_a_step({name: value for name, value in line.items() if name != "step"})[0]
+        yield int(line["step"]), unique_names({name: value for name, value in line.items() if name != "step"})
 
 
 def cut(text: str) -> str:

@@ -1,11 +1,15 @@
-"""A run in several trackers: each works in a thread of its own, in order, and none holds the run up."""
+"""A run in several trackers: each works in a thread of its own, in order, and none holds the run up.
+
+A tracker that fails while the run goes on is left alone until its end. Then each is asked what it has of the curves,
+and is sent what it lacks.
+"""
 
 from __future__ import annotations
 
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from functools import partial
@@ -13,8 +17,8 @@ from typing import Any
 
 from lorapar.network import heed_proxies, network_cause, trust_authorities
 from lorapar.redaction import redact
-from lorapar.tracking.names import of_a_step
-from lorapar.tracking.services import ANSWER_SECONDS, TRACKERS, Summary, TrackedRun, Tracker, require
+from lorapar.tracking.names import unique_names
+from lorapar.tracking.services import ANSWER_SECONDS, TRACKERS, Summary, TrackedRun, Tracker, Work, require
 
 LAST_SECONDS = 60.0
 """How long a run waits, at its end, for what is left to send."""
@@ -27,7 +31,7 @@ class Tracking:
 
     def __init__(self, workers: Sequence[_Worker]) -> None:
         self._workers = workers
-        self._trained: set[str] = set()
+        self._logged: dict[str, list[Mapping[str, Any]]] = {}
 
     @property
     def ids(self) -> dict[str, str]:
@@ -35,20 +39,20 @@ class Tracking:
         return {worker.name: worker.id for worker in self._workers if worker.id}
 
     def callbacks(self, stage: str) -> list[Any]:
-        """transformers' own callbacks for a stage's trainer, which work beside it."""
-        self._trained.add(stage)
-        return [_beside(worker, stage) for worker in self._workers if worker.alive]
+        """transformers' own callbacks for a stage's trainer, which work beside it, and one that keeps its steps."""
+        kept = self._logged[stage] = []
+        return [_keeping(kept), *(_beside(worker, stage) for worker in self._workers)]
 
     def end(self, summary: Summary) -> None:
-        """Send what is known at the end, and wait for it no longer than LAST_SECONDS."""
-        reused = {stage: steps for stage, steps in summary.curves.items() if stage not in self._trained}
+        """Send what is known at the end and what is missing, and wait for it no longer than LAST_SECONDS."""
+        stages = dict.fromkeys((*self._logged, *summary.curves))
+        curves = {stage: [*self._logged.get(stage, ()), *summary.curves.get(stage, ())] for stage in stages}
         for worker in self._workers:
-            for stage, steps in reused.items():
-                worker.do(partial(worker.tracker.curve, stage, steps))
-            worker.do(partial(worker.tracker.end, summary))
+            parts = [partial(worker.tracker.curve, stage, steps) for stage, steps in curves.items()]
+            worker.finish(parts, summary)
         until = time.monotonic() + LAST_SECONDS
         for worker in self._workers:
-            worker.finish(max(0.0, until - time.monotonic()))
+            worker.wait(max(0.0, until - time.monotonic()))
 
 
 @contextmanager
@@ -84,13 +88,13 @@ def tracked(
 
 
 class _Worker:
-    """One tracker's thread; what it is given is done in order, until something fails."""
+    """One tracker's thread, in which everything is done in order."""
 
     def __init__(self, name: str, tracker: Tracker, log: Log) -> None:
         self.name, self.tracker, self.id = name, tracker, ""
-        self.alive = True
         self._log = log
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._failed = self._ended = self._left = False
+        self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"tracker {name}", daemon=True)
 
     def open(self) -> None:
@@ -99,7 +103,7 @@ class _Worker:
 
         def begin() -> None:
             try:
-                self.id = self.tracker.open()
+                self._open()
             finally:
                 opened.set()
 
@@ -108,33 +112,57 @@ class _Worker:
         if not opened.wait(ANSWER_SECONDS):
             self._leave(f"did not answer within {ANSWER_SECONDS:g} s")
 
-    def do(self, work: Callable[[], None]) -> None:
-        """Do this after what was given before."""
-        if self.alive:
-            self._work.put(work)
+    def do(self, work: Work) -> None:
+        """Do this after what was given before, unless something has failed."""
+        if not self._failed:
+            self._work.put(lambda: None if self._failed else work())
 
-    def finish(self, seconds: float) -> None:
+    def finish(self, curves: Sequence[Work], summary: Summary) -> None:
+        """Send what is missing and what is known at the end, also where something has failed."""
+
+        def last() -> None:
+            self._ended = True
+            if self._failed:
+                self._open()
+            problems = [problem for work in (*curves, *self.tracker.end(summary)) if (problem := self._problem(work))]
+            if problems:
+                raise problems[0]
+            if self._failed:
+                self._log(f"{self.name} answers again, and has all that was missing")
+
+        self._work.put(last)
+
+    def wait(self, seconds: float) -> None:
         """Wait for what is left to do."""
-        self._work.put(None)
-        if not self.alive:
-            return
         self._thread.join(seconds)
         if self._thread.is_alive():
+            self._ended = True
             self._leave(f"did not take everything within {LAST_SECONDS:g} s")
 
+    def _open(self) -> None:
+        self.id = self.tracker.open()
+
     def _run(self) -> None:
-        while (work := self._work.get()) is not None:
-            if not self.alive:
-                continue
-            try:
-                work()
-            except BaseException as error:  # a library of a tracker may exit as well as raise
-                self._leave(f"failed ({_reason(error, self.tracker.address)})")
+        while not self._ended:
+            if problem := self._problem(self._work.get()):
+                self._leave(f"failed ({_reason(problem, self.tracker.address)})")
+
+    def _problem(self, work: Work) -> BaseException | None:
+        """What went wrong; a library of a tracker may exit as well as raise."""
+        try:
+            work()
+        except BaseException as error:
+            return error
+        return None
 
     def _leave(self, why: str) -> None:
-        if self.alive:
-            self.alive = False
-            self._log(f"{self.name} {why}; the run goes on without it, and all figures are in its folder")
+        """Say so, once while the run goes on and once at its end."""
+        if not self._ended and not self._failed:
+            self._log(f"{self.name} {why}; the run goes on, and what is missing there is sent at its end")
+        if self._ended and not self._left:
+            self._left = True
+            self._log(f"{self.name} {why}; the run ends without it, and all figures are in its folder")
+        self._failed = True
 
 
 def _reason(error: BaseException, address: str | None) -> str:
@@ -163,19 +191,26 @@ def _beside(worker: _Worker, stage: str) -> Any:
             worker.do(lambda: call_event("on_train_begin", args, then, control, model=model))
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            finite, others = of_a_step(logs or {})
+            numbers, notes = tracker.numbers_and_notes(logs or {})
             prefix = f"{stage}/" if tracker.prefixed else ""
-            then = copy(state)
-            worker.do(
-                lambda: call_event(
-                    "on_log", args, then, control, logs={prefix + name: one for name, one in finite.items()}
-                )
-            )
-            if others:
-                worker.do(lambda: tracker.note(stage, then.global_step, others))
+            then, named = copy(state), {prefix + name: one for name, one in numbers.items()}
+            worker.do(lambda: call_event("on_log", args, then, control, logs=named))
+            if notes:
+                worker.do(lambda: tracker.note(stage, then.global_step, notes))
 
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             then = copy(state)
             worker.do(lambda: call_event("on_train_end", args, then, control))
 
     return Beside()
+
+
+def _keeping(steps: list[Mapping[str, Any]]) -> Any:
+    """A callback of transformers that keeps what a trainer logs."""
+    from transformers import TrainerCallback
+
+    class Keeping(TrainerCallback):  # type: ignore[misc]
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            steps.append({**unique_names(logs or {}), "step": state.global_step})
+
+    return Keeping()

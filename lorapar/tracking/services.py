@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from lorapar.errors import BadInputError
 from lorapar.extras import pip_install
-from lorapar.tracking.names import LONGEST_NAME, batches, cell, cut, steps_of, table_of, unique_names
+from lorapar.tracking.names import (
+    LONGEST_NAME,
+    LONGEST_TAG,
+    batches,
+    cell,
+    cut,
+    of_a_step,
+    steps_of,
+    table_of,
+    unique_names,
+)
 
 ANSWER_SECONDS = 10.0
 """How long a run waits for the first answer of a tracker."""
 _PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
+
+
+Work = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,7 @@ class Summary:
     metrics: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
     curves: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-    """Steps of each stage of training, with `step`; sent where the stage was reused, so no trainer logged them."""
+    """Steps of each stage of training, with `step`, of which a tracker is sent what it lacks."""
     files: Sequence[Path] = ()
     """Files, and folders with all that is in them, such as the adapter."""
     rollouts: Path | None = None
@@ -85,22 +98,26 @@ class Tracker(ABC):
 
     @abstractmethod
     def open(self) -> str:
-        """Begin, or go on with, the run; what it goes by there."""
+        """Begin, or go on with, the run; what it goes by there. Called again where it failed."""
 
     @abstractmethod
     def callback(self, stage: str) -> Any:
         """transformers' own callback for the curves of a stage."""
 
-    def note(self, stage: str, step: int, metrics: Mapping[str, str]) -> None:  # noqa: B027
-        """Figures of a step that are no finite numbers; a tracker without words leaves them out."""
+    def numbers_and_notes(self, logs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+        """What the callback is given of a step, and what it would lose, as text for `note`."""
+        return unique_names(logs), {}
+
+    def note(self, stage: str, step: int, notes: Mapping[str, str]) -> None:  # noqa: B027
+        """What of a step is no metric for this tracker."""
 
     @abstractmethod
     def curve(self, stage: str, steps: Sequence[Mapping[str, Any]]) -> None:
-        """The curves of a stage that was reused, unless they are there."""
+        """Send what the tracker lacks of a stage's curves, at the end of the run."""
 
     @abstractmethod
-    def end(self, summary: Summary) -> None:
-        """What is known at the end."""
+    def end(self, summary: Summary) -> Sequence[Work]:
+        """What is known at the end, in parts: where one fails, the others are sent all the same."""
 
 
 class _TensorBoard(Tracker):
@@ -122,14 +139,30 @@ class _TensorBoard(Tracker):
         return TensorBoardCallback(tb_writer=self._writer(stage))
 
     def curve(self, stage: str, steps: Sequence[Mapping[str, Any]]) -> None:
-        if (self._folder / stage).exists():
-            return
+        there = self._points(stage)
         with self._writer(stage) as writer:
             for step, metrics in steps_of(steps):
                 for name, value in metrics.items():
-                    writer.add_scalar(f"train/{name}", value, step)
+                    point = (f"train/{name}", step)
+                    if isinstance(value, int | float) and point not in there:
+                        writer.add_scalar(point[0], value, step)
+                        there.add(point)
 
-    def end(self, summary: Summary) -> None:
+    def _points(self, stage: str) -> set[tuple[str, int]]:
+        """(name, step) of every number that the event files of a stage hold."""
+        from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+            EventAccumulator,
+        )
+
+        if not (self._folder / stage).exists():
+            return set()
+        read = EventAccumulator(str(self._folder / stage), size_guidance={"scalars": 0}).Reload()
+        return {(name, one.step) for name in read.Tags()["scalars"] for one in read.Scalars(name)}
+
+    def end(self, summary: Summary) -> Sequence[Work]:
+        return [partial(self._summary, summary)]
+
+    def _summary(self, summary: Summary) -> None:
         with self._writer("summary") as writer:
             for name, value in summary.metrics.items():
                 writer.add_scalar(name, value)
@@ -171,56 +204,92 @@ class _MLflow(Tracker):
     def callback(self, stage: str) -> Any:
         from transformers.integrations import MLflowCallback
 
-        self._child = self._child_of(stage)
-        os.environ["MLFLOW_RUN_ID"] = self._child  # what the callback asks to go on with a run that is there
-        return MLflowCallback()
+        class Waiting(MLflowCallback):  # type: ignore[misc]
+            """Waits for each answer, in this tracker's thread: by default a failure is a line in a log and no more."""
+
+            _async_log = property(lambda self: False, lambda self, value: None)
+
+        os.environ["MLFLOW_RUN_ID"] = self._child_of(stage)  # what the callback asks to go on with a run that is there
+        return Waiting()
 
     def _child_of(self, stage: str) -> str:
         return self._run_of(stage, stage, **{"mlflow.parentRunId": self._id})
 
+    def numbers_and_notes(self, logs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+        return of_a_step(logs)
+
+    def note(self, stage: str, step: int, notes: Mapping[str, str]) -> None:
+        self._set_tags(self._child_of(stage), {_note_name(step, name): value for name, value in notes.items()})
+
     def curve(self, stage: str, steps: Sequence[Mapping[str, Any]]) -> None:
         from mlflow.entities import Metric
 
-        child = self._child_of(stage)
-        if self._client.get_run(child).data.metrics:
-            return
-        now = int(time.time() * 1000)
-        points = [Metric(name, value, now, step) for step, one in steps_of(steps) for name, value in one.items()]
+        child, now = self._child_of(stage), int(time.time() * 1000)
+        there: dict[str, set[int]] = {}
+        points: list[Metric] = []
+        notes: dict[str, str] = {}
+        for step, logs in steps_of(steps):
+            numbers, others = of_a_step(logs)
+            notes |= {_note_name(step, name): value for name, value in others.items()}
+            for name, value in numbers.items():
+                if name not in there:
+                    there[name] = {one.step for one in self._client.get_metric_history(child, name)}
+                if step not in there[name]:
+                    points.append(Metric(name, value, now, step))
+                    there[name].add(step)
         for batch in batches(points):
             self._client.log_batch(child, metrics=batch)
+        self._set_tags(child, notes)
         self._client.set_terminated(child)
 
-    def note(self, stage: str, step: int, metrics: Mapping[str, str]) -> None:
-        for name, value in metrics.items():
-            self._client.set_tag(self._child, f"step {step}: {name}"[:LONGEST_NAME], value)
+    def _set_tags(self, run: str, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
 
-    def end(self, summary: Summary) -> None:
-        from mlflow.entities import Metric, Param
+        there = self._client.get_run(run).data.tags
+        missing = [RunTag(name, value[:LONGEST_TAG]) for name, value in tags.items() if name not in there]
+        for batch in batches(missing):
+            self._client.log_batch(run, tags=batch)
 
-        known = self._client.get_run(self._id).data.params
-        now = int(time.time() * 1000)
-        named = unique_names(summary.metrics)
-        metrics = [Metric(name, value, now, 0) for name, value in named.items() if math.isfinite(value)]
-        parameters = [
-            Param(name, cut(value)) for name, value in unique_names(summary.settings).items() if name not in known
+    def end(self, summary: Summary) -> Sequence[Work]:
+        parts: list[Work] = [
+            partial(self._metrics, summary.metrics),
+            partial(self._parameters, summary.settings),
+            lambda: self._client.set_terminated(self._id, "FINISHED" if summary.finished else "FAILED"),
         ]
-        for batch in batches(metrics):
+        parts += [partial(self._artifact, file) for file in summary.files]
+        return parts if summary.rollouts is None else [*parts, partial(self._rollouts, summary.rollouts)]
+
+    def _metrics(self, values: Mapping[str, float]) -> None:
+        from mlflow.entities import Metric
+
+        numbers, others = of_a_step(values)
+        now = int(time.time() * 1000)
+        for batch in batches([Metric(name, value, now, 0) for name, value in numbers.items()]):
             self._client.log_batch(self._id, metrics=batch)
-        for batch in batches(parameters):
+        self._set_tags(self._id, others)
+
+    def _parameters(self, settings: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        there = self._client.get_run(self._id).data.params
+        named = unique_names(settings)
+        for batch in batches([Param(name, cut(value)) for name, value in named.items() if name not in there]):
             self._client.log_batch(self._id, params=batch)
-        for name, value in named.items():
-            if not math.isfinite(value):
-                self._client.set_tag(self._id, name, str(value))
-        for file in summary.files:
-            if file.is_dir():
-                self._client.log_artifacts(self._id, str(file), artifact_path=file.name)
-            elif file.is_file():
-                self._client.log_artifact(self._id, str(file))
-        if summary.rollouts is not None:
-            self._client.log_dict(self._id, table_of(summary.rollouts), _ROLLOUTS)
-            # By this tag MLflow's pages show an artifact as a table; its log_table would append to an earlier one's.
-            self._client.set_tag(self._id, "mlflow.loggedArtifacts", json.dumps([{"path": _ROLLOUTS, "type": "table"}]))
-        self._client.set_terminated(self._id, "FINISHED" if summary.finished else "FAILED")
+
+    def _artifact(self, file: Path) -> None:
+        if file.is_dir():
+            self._client.log_artifacts(self._id, str(file), artifact_path=file.name)
+        elif file.is_file():
+            self._client.log_artifact(self._id, str(file))
+
+    def _rollouts(self, lines: Path) -> None:
+        self._client.log_dict(self._id, table_of(lines), _ROLLOUTS)
+        # By this tag MLflow's pages show an artifact as a table; its log_table would append to an earlier one's.
+        self._client.set_tag(self._id, "mlflow.loggedArtifacts", json.dumps([{"path": _ROLLOUTS, "type": "table"}]))
+
+
+def _note_name(step: int, name: str) -> str:
+    return f"step {step}: {name}"[:LONGEST_NAME]
 
 
 _ROLLOUTS = "rollouts.json"
@@ -241,6 +310,10 @@ class _Wandb(Tracker):
 
     prefixed = True
 
+    def __init__(self, run: TrackedRun) -> None:
+        super().__init__(run)
+        self._live: set[str] = set()
+
     def open(self) -> str:
         import wandb
 
@@ -256,16 +329,20 @@ class _Wandb(Tracker):
     def callback(self, stage: str) -> Any:
         from transformers.integrations import WandbCallback
 
+        self._live.add(stage)
         return WandbCallback()
 
     def curve(self, stage: str, steps: Sequence[Mapping[str, Any]]) -> None:
-        if self._run.resumed:
-            return
+        if self._run.resumed or stage in self._live:
+            return  # wandb keeps what it is given in a file of its own, and takes no earlier steps afterwards
         for step, metrics in steps_of(steps):
             named = {f"train/{stage}/{name}": value for name, value in metrics.items()}
             self._run.log({**named, "train/global_step": step})
 
-    def end(self, summary: Summary) -> None:
+    def end(self, summary: Summary) -> Sequence[Work]:
+        return [partial(self._summary, summary)]
+
+    def _summary(self, summary: Summary) -> None:
         import wandb
 
         self._run.summary.update(dict(summary.metrics))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import threading
 import time
@@ -43,16 +44,20 @@ def summary(run: TrackedRun, **more: Any) -> Callable[[bool], Summary]:
     return lambda finished: Summary(finished, metrics, {"data.path": LONG, "seed": "0"}, files=files, **more)
 
 
-def train(shown: Tracking, stage: str, steps: int = 3) -> None:
-    """What a trainer tells its callbacks."""
+def train(shown: Tracking, stage: str, steps: int = 3, after: Callable[[int], None] = lambda step: None) -> None:
+    """What a trainer tells its callbacks; `after` is called when a step is logged."""
     arguments = TrainingArguments(output_dir="unused", report_to="none", use_cpu=True, run_name=stage)
     state, control = TrainerState(), TrainerControl()
-    for callback in shown.callbacks(stage):
+    callbacks = shown.callbacks(stage)
+    for callback in callbacks:
         callback.on_train_begin(arguments, state, control, model=None)
-        for step in range(1, steps + 1):
-            state.global_step = step
-            logs = {"loss": 1 / step, "rewards/my, own": 0.5, "kl": float("inf"), "note": "N/A"}
+    for step in range(1, steps + 1):
+        state.global_step = step
+        logs = {"loss": 1 / step, "grad_norm": float("nan"), "rewards/my, own": 0.5, "kl": float("inf"), "note": "N/A"}
+        for callback in callbacks:
             callback.on_log(arguments, state, control, logs=logs)
+        after(step)
+    for callback in callbacks:
         callback.on_train_end(arguments, state, control)
 
 
@@ -71,7 +76,10 @@ def test_tensorboard_holds_curves_and_what_came_of_the_run(run: TrackedRun) -> N
         assert shown.ids == {"tensorboard": str(run.folder / "tensorboard")}
         train(shown, "sft")
     folder = run.folder / "tensorboard"
-    assert scalars(folder / "sft")["train/loss"] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+    sft = scalars(folder / "sft")
+    assert sft["train/loss"] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+    assert [(step, str(value)) for step, value in sft["train/kl"]] == [(1, "inf"), (2, "inf"), (3, "inf")]
+    assert [str(value) for _, value in sft["train/grad_norm"]] == ["nan", "nan", "nan"]
     assert scalars(folder / "rl")["train/reward"] == [(1, 0.25), (2, 0.5)]
     assert scalars(folder / "summary")["votes, all"] == [(0, 3.0)]
 
@@ -101,12 +109,51 @@ def test_mlflow_loses_no_figure_to_a_bad_name_a_text_or_infinity(run: TrackedRun
     assert shown.ids == {"mlflow": whole.info.run_id}
     assert (whole.info.status, sft.info.status) == ("FINISHED", "FINISHED")
     assert sft.data.tags["mlflow.parentRunId"] == whole.info.run_id
-    assert sft.data.metrics == {"loss": pytest.approx(1 / 3), "rewards/my_ own": 0.5}
+    assert {name: str(value)[:4] for name, value in sft.data.metrics.items()} == {
+        "loss": "0.33",
+        "grad_norm": "nan",
+        "rewards/my_ own": "0.5",
+    }
     assert (sft.data.tags["step 3: kl"], sft.data.tags["step 1: note"]) == ("inf", "N/A")
     assert whole.data.metrics == {"votes_ all": 3.0, "votes_ all_2": 4.0}
     assert whole.data.tags["broken"] == "inf"
     assert whole.data.params["data.path"].endswith("… (whole in config.yaml)")
     assert {file.path for file in store.list_artifacts(whole.info.run_id)} == {"lineage.json", "adapter"}
+
+
+def test_what_mlflow_did_not_take_while_the_run_went_on_is_sent_at_its_end(run: TrackedRun, store: Any) -> None:
+    """Its store is away from the first step on, and comes back before the run ends."""
+    lines: list[str] = []
+    experiments, away = run.folder / "mlruns", run.folder / "away"
+    with tracked(["mlflow"], run, lines.append, summary(run)) as shown:
+        assert shown is not None
+
+        def lose_the_store(step: int) -> None:
+            if step == 1:
+                wait_for(lambda: "loss" in runs(store).get("sft", runs(store)["run"]).data.metrics)
+                experiments.rename(away)
+            else:
+                wait_for(lambda: bool(lines))
+
+        train(shown, "sft", after=lose_the_store)
+        shutil.rmtree(experiments, ignore_errors=True)
+        away.rename(experiments)
+    failed, again = lines
+    assert failed.startswith("mlflow failed (")
+    assert failed.endswith("; the run goes on, and what is missing there is sent at its end")
+    assert again == "mlflow answers again, and has all that was missing"
+    sft = runs(store)["sft"]
+    history = store.get_metric_history(sft.info.run_id, "loss")
+    assert sorted((one.step, one.value) for one in history) == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+    assert sft.data.tags["step 3: kl"] == "inf"
+    assert runs(store)["run"].info.status == "FINISHED"
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < until, "not within 30 s"
+        time.sleep(0.02)
 
 
 def test_mlflow_shows_the_kept_completions_as_one_table_however_often_they_are_sent(
@@ -147,7 +194,7 @@ def test_mlflow_shows_a_run_that_is_started_again_as_one(run: TrackedRun, store:
     found = runs(store)
     assert sorted(found) == ["rl", "run", "sft"]
     assert found["run"].info.status == "FINISHED"
-    assert found["sft"].data.metrics["loss"] == 1.0, "its curve was there already"
+    assert found["sft"].data.metrics["loss"] == 1.0, "this step was there already"
     assert found["rl"].data.metrics == {"reward": 0.5}
 
 
@@ -174,6 +221,7 @@ def silent_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("silent_server")
 def test_server_that_does_not_answer_holds_up_nothing(run: TrackedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lorapar.tracking.run.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("lorapar.tracking.run.LAST_SECONDS", 0.5)
     lines: list[str] = []
     began = time.monotonic()
     with tracked(["mlflow", "tensorboard"], run, lines.append, summary(run)) as shown:
@@ -181,23 +229,27 @@ def test_server_that_does_not_answer_holds_up_nothing(run: TrackedRun, monkeypat
         assert list(shown.ids) == ["tensorboard"]
         train(shown, "sft")
     assert lines == [
-        "mlflow did not answer within 0.2 s; the run goes on without it, and all figures are in its folder"
+        "mlflow did not answer within 0.2 s; the run goes on, and what is missing there is sent at its end",
+        "mlflow did not take everything within 0.5 s; the run ends without it, and all figures are in its folder",
     ]
     assert "train/loss" in scalars(run.folder / "tensorboard" / "sft")
     assert time.monotonic() - began < 60, "MLflow's own waiting would take minutes"
 
 
-def test_server_that_is_not_there_is_reported_once(run: TrackedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_that_is_not_there_is_reported_once_and_tried_again_at_the_end(
+    run: TrackedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hushhush@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     lines: list[str] = []
     with tracked(["mlflow"], run, lines.append, summary(run)) as shown:
         assert shown is not None
         train(shown, "sft")
-    (line,) = lines
-    assert line.startswith("mlflow failed (")
-    assert "hushhush" not in line
-    assert line.endswith("the run goes on without it, and all figures are in its folder")
+    assert all(line.startswith("mlflow failed (") for line in lines)
+    assert "hushhush" not in str(lines)
+    first, last = lines
+    assert first.endswith("the run goes on, and what is missing there is sent at its end")
+    assert last.endswith("the run ends without it, and all figures are in its folder")
 
 
 def test_without_trackers_nothing_is_opened(run: TrackedRun) -> None:
@@ -220,9 +272,9 @@ def test_tracker_without_its_package_is_refused(run: TrackedRun, monkeypatch: py
 
 
 def test_names_and_values_of_a_step() -> None:
-    assert of_a_step({"a,b": 1, "a_b": 2.5, "c": "N/A", "d": float("nan")}) == (
-        {"a_b": 1.0, "a_b_2": 2.5},
-        {"c": "N/A", "d": "nan"},
+    assert of_a_step({"a,b": 1, "a_b": 2.5, "c": "N/A", "d": float("nan"), "e": -float("inf")}) == (
+        {"a_b": 1.0, "a_b_2": 2.5, "d": pytest.approx(float("nan"), nan_ok=True)},
+        {"c": "N/A", "e": "-inf"},
     )
     assert unique_names({"no_say/a": 1, "no_say/": 2, "(é)": 3}) == {"no_say/a": 1, "no_say": 2, "___": 3}
 
