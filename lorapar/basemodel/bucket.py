@@ -6,7 +6,8 @@ A model in a bucket is a folder as save_pretrained writes it; one that another t
 from __future__ import annotations
 
 import json
-from functools import partial
+from copy import deepcopy
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,20 @@ def text_folder(config: ModelConfig) -> Path:
 
 
 def bucket_config(config: ModelConfig) -> dict[str, Any]:
-    """The model's config.json, read alone."""
-    store = open_store(config.name)
+    """The model's config.json, read alone; of a model whose content is settled once a process."""
+    read = _config_at if config.digest is None else _settled_config_at
+    return deepcopy(read(config.name, config.digest))
+
+
+def _config_at(address: str, digest: str | None) -> dict[str, Any]:
+    """config.json as it is at the address now, whatever the digest of what it was."""
+    store = open_store(address)
     there = {info.key for info in store.list("")} & set(SIDECARS)
     sidecars = {name: partial(_text_of, store, name) for name in there}
     return with_sidecar(json.loads(store.read("config.json")), sidecars)
+
+
+_settled_config_at = cache(_config_at)
 
 
 def _text_of(store: ObjectStore, name: str) -> str:

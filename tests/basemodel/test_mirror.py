@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lorapar.basemodel import model_folder
+from lorapar.basemodel import bucket, model_folder, tiny
 from lorapar.basemodel.bucket import mirror_model, parse_name
 from lorapar.basemodel.resolve import resolve_model
 from lorapar.config import ModelConfig
@@ -90,3 +90,16 @@ def test_command_takes_a_commit_from_the_hubs_cache(cli, tmp_path, monkeypatch):
     assert missing.returncode == 3
     assert "someone/other" in missing.stderr
     assert "planted" not in done.stdout + missing.stdout + missing.stderr
+
+
+def test_the_settings_of_a_model_in_a_bucket_are_read_once_its_content_is_settled(tmp_path, monkeypatch):
+    folder, opened = str(tmp_path / "model"), []
+    mirror_model(ModelConfig(name="builtin:tiny"), folder, Silent())
+    monkeypatch.setattr(bucket, "open_store", lambda address: opened.append(address) or open_store(address))
+    settled = ModelConfig(name=folder, digest="0" * 64)
+    bucket.bucket_config(settled)["hidden_size"] = 0
+    assert bucket.bucket_config(settled)["hidden_size"] == tiny.HIDDEN
+    assert opened == [folder]
+    for _ in range(2):
+        bucket.bucket_config(ModelConfig(name=folder))
+    assert opened == [folder] * 3, "what is not settled may change"

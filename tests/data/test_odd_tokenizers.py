@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from lorapar.basemodel import answer_end, load_tokenizer
 from lorapar.config import ModelConfig, PromptConfig
 from lorapar.data.rendering import RowCheck
 from lorapar.prompts import IGNORED, chat_rows, encode_rows, prompt_ids, prompt_messages, training_text
 from lorapar.records import Example, Turn
+from lorapar.registry.chat_settings import ChatSettings
 
 SPECIAL = ["<s>", "</s>", "<unk>", "<pad>"]
 CHAT = ["<|im_start|>", "<|im_end|>"]
@@ -181,6 +182,19 @@ def test_a_template_without_a_generation_prompt_gets_the_one_it_means_and_plan_s
     begins = {"text": "assistant: ", "inst": "[/INST]", "none": ""}
     assert asked.endswith(begins.get(template, "<|im_start|>assistant\n"))
     assert str(tokenizer.chat_template).startswith(TEMPLATES[template] or "") is (template not in ("inst", "unasked"))
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_plain_transformers_asks_with_the_template_that_is_published_as_the_run_did(tmp_path, template):
+    """Where the run changed nothing, none is published and the model's own says the same."""
+    tokenizer, model = loaded(tmp_path, byte_level(), template, **NAMED)
+    shipped, plain = ChatSettings.of(model).template, AutoTokenizer.from_pretrained(tmp_path)
+    assert (shipped is not None) is (template in ("inst", "unasked", "none"))
+    plain.chat_template = shipped or plain.chat_template
+    for example in ROWS:
+        chat = prompt_messages(example, "system1", PROMPTS)
+        made = plain.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
+        assert made == prompt_ids(tokenizer, chat)
 
 
 @pytest.mark.parametrize(
