@@ -26,6 +26,7 @@ class ExitCode(IntEnum):
     UNKNOWN = 13
     CANCELLED = 14
     INTERRUPTED = 130
+    UNREAD = 141
     TERMINATED = 143
 
 

@@ -59,9 +59,13 @@ def test_a_mistake_is_one_line_and_exit_code_2(cli, tmp_path, arguments, message
     [
         (["run", "--prset", "tiny"], "lorapar run has no option --prset (did you mean '--preset'?)"),
         (["adapters", "promote", "x@1", "--alias", "../evil"], "promote has no option --alias; `lorapar adapters"),
-        (["rnu"], "Did you mean 'run'?"),
-        (["stage"], "Missing argument 'name'"),
-        (["run", "--until"], "Option '--until' requires an argument; `lorapar run --help` lists what there is"),
+        (["rnu"], "lorapar has no command 'rnu' (did you mean 'run'?); `lorapar --help` lists what there is"),
+        (["stage"], "lorapar stage needs NAME; `lorapar stage --help` lists what there is"),
+        (["serve"], "lorapar serve needs NAMES; "),
+        (["gate", "a", "b"], "lorapar gate takes FOLDER; too much: b; "),
+        (["schedules", "list", "b"], "lorapar schedules list takes no argument; too much: b; "),
+        (["ui", "--port", "99999"], "lorapar ui: --port: input should be less than or equal to 65535; "),
+        (["run", "--until"], "lorapar run: --until needs a value; `lorapar run --help` lists what there is"),
         (["adapters", "list", "--json=1"], "does not take a value; `lorapar adapters list --help` lists"),
     ],
 )
@@ -222,3 +226,15 @@ def test_help_shows_every_command_in_one_panel() -> None:
     places = [text.index(f"─ {title} ─") for title in PANELS]
     assert places == sorted(places)
     assert "─ Commands ─" not in text
+
+
+def test_a_reader_who_has_gone_ends_a_command_without_a_word() -> None:
+    """As after `| head -1`: typer and rich end with 1, which is the code of a bug."""
+    command = subprocess.Popen(
+        [sys.executable, "-m", "lorapar", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert command.stdout is not None
+    assert command.stderr is not None
+    command.stdout.close()
+    assert (command.stderr.read(), command.wait(60)) == (b"", ExitCode.UNREAD)
+    command.stderr.close()

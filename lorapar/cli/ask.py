@@ -22,6 +22,7 @@ from lorapar.extras import pip_install
 if TYPE_CHECKING:
     from lorapar.cli.documents import AskedDocument
     from lorapar.records import System, Turn
+    from lorapar.registry import Registry
     from lorapar.serving.here import LocalAdapter, Pair
 
 Adapter = Annotated[
@@ -65,6 +66,10 @@ def ask_command(  # noqa: PLR0913  -- an argument is an option of the command
         raise BadInputError("ask: give one question, or --file with many")
     if output is not None and file is None:
         raise BadInputError("--output is for --file; with one question use --json")
+    if output is not None:
+        _check_output(output)
+    if question is not None:
+        _check_text("the question", question)
     rows = list(_rows(file, system)) if file is not None else [("question", str(question), system)]
     with _pair(adapter, where, model, [one for *_, one in rows]) as pair:
         answers = _answers(pair, rows, max_tokens, base=base)
@@ -112,7 +117,26 @@ def _typed() -> Iterator[str]:
             raise BadInputError(f"chat: the question is not UTF-8 (byte {error.object[error.start]:#04x})") from None
         if not text:
             return
+        _check_text("chat: the question", text)
         yield text
+
+
+def _check_text(what: str, text: str) -> None:
+    """Refuse what no file can hold: Python reads a byte that is not UTF-8 as half a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadInputError(f"{what} is not UTF-8 (at character {error.start + 1}); type or save it as UTF-8") from None
+
+
+def _check_output(output: Path) -> None:
+    """Refuse, before any model is loaded, a file that cannot be written."""
+    from lorapar.store import make_writable_folder, storage_errors
+
+    if output.is_dir():
+        raise BadInputError(f"--output {output}: is a folder; name a file in it")
+    with storage_errors(output):
+        make_writable_folder(output.parent)
 
 
 @contextmanager
@@ -154,10 +178,21 @@ def local_adapter(name: str, where: str | None, model: Path | None) -> Iterator[
     if kind_of(name) is Kind.FOLDER or Path(name).is_dir():
         yield read_adapter(name, Path(name).expanduser(), model)
         return
+    registry = _registry_for(name, where)
     with tempfile.TemporaryDirectory(prefix="lorapar-") as scratch:
         folder = Path(scratch) / "adapter"
-        version = open_registry(where).pull(name, folder)
+        version = registry.pull(name, folder)
         yield read_adapter(str(version), folder, model)
+
+
+def _registry_for(name: str, where: str | None) -> Registry:
+    """The registry to look a name up in; a name without a version may be a mistyped folder."""
+    try:
+        return open_registry(where)
+    except BadInputError as error:
+        if "@" in name:
+            raise
+        raise BadInputError(f"{name}: there is no such folder, and for a name in a registry: {error}") from None
 
 
 def _rows(file: Path, system: System | None) -> Iterator[tuple[str, str, System | None]]:
@@ -195,6 +230,7 @@ def _row(place: str, number: int, line: str, system: System | None) -> tuple[str
         raise BadInputError(f'{place}: no JSON ({error}); write a line as {{"question": "..."}}') from None
     if not isinstance(row, dict) or not isinstance(row.get("question"), str) or not row["question"].strip():
         raise BadInputError(f"{place}: has no text under 'question'")
+    _check_text(f"{place}: question", row["question"])
     own = row.get("system", system)
     if own is not None and not isinstance(own, str):
         raise BadInputError(f"{place}: system is {own!r}: write the name of a system or nothing")

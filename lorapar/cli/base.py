@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -17,7 +18,7 @@ from typer.core import TyperGroup
 from lorapar import __version__
 from lorapar.cli import complete
 from lorapar.cli.command import CommandGroup
-from lorapar.errors import stopped
+from lorapar.errors import ExitCode, stopped
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -74,11 +75,35 @@ class Commands(TyperGroup):
 
 @contextmanager
 def _reporting_stop() -> Iterator[None]:
-    """Ctrl-C and SIGTERM become StoppedError; typer would end without a word."""
+    """Ctrl-C and SIGTERM become StoppedError; typer would end without a word.
+
+    Where nobody reads the output any more (`| head -1`) there is nobody to tell, and the exit code is that of SIGPIPE.
+    """
     try:
         yield
     except KeyboardInterrupt as stop:
         raise stopped(stop, "") from None
+    except BrokenPipeError as error:
+        if not _nobody_reads(sys.stdout):
+            raise ConnectionError(str(error)) from error  # of a socket; typer would end without a word
+        from lorapar.terminal import discard
+
+        discard(sys.stdout)
+        raise SystemExit(ExitCode.UNREAD) from None
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # rich ends so, with 1
+            raise SystemExit(ExitCode.UNREAD) from None
+        raise
+
+
+def _nobody_reads(stream: Any) -> bool:
+    """Whether a stream is a pipe whose other end is closed."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), select.POLLOUT)
+        return any(events & select.POLLERR for _, events in poll.poll(0))
+    except (OSError, ValueError):
+        return False
 
 
 class Screen:

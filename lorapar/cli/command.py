@@ -98,12 +98,34 @@ def usage_line(problem: UsageProblem) -> str | None:
         return None
     context = problem.ctx
     command = context.command_path if context is not None else "lorapar"
-    option = getattr(problem, "option_name", None)
-    if option is not None and type(problem).__name__ == "NoSuchOption":
-        what = f"{command} has no option {option}{_nearest_option(option, context)}"
-    else:
-        what = " ".join(problem.format_message().split()).rstrip(".")
-    return f"{what}; `{command} --help` lists what there is"
+    return f"{_what_is_wrong(problem, command, context)}; `{command} --help` lists what there is"
+
+
+def _what_is_wrong(problem: UsageProblem, command: str, context: Any) -> str:
+    """typer's words with the command's name and its arguments as its help writes them."""
+    kind, words = type(problem).__name__, " ".join(problem.format_message().split()).rstrip(".")
+    parameter, option = getattr(problem, "param", None), getattr(problem, "option_name", None)
+    if kind == "NoSuchOption":
+        return f"{command} has no option {option}{_nearest_option(str(option), context)}"
+    if kind == "MissingParameter":
+        return f"{command} needs {_label(parameter)}"
+    if kind == "BadParameter" and parameter is not None:
+        reason = str(getattr(problem, "message", words)).rstrip(".")
+        return f"{command}: {_label(parameter)}: {reason[:1].lower()}{reason[1:]}"
+    if found := re.fullmatch(r"No such command (\S+?)\.?(?: Did you mean (.*)\?)?", words):
+        return f"{command} has no command {found[1]}" + (f" (did you mean {found[2]}?)" if found[2] else "")
+    if found := re.fullmatch(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", words):
+        return f"{command} takes {_arguments(context)}; too much: {found[1]}"
+    if option is not None and "requires an argument" in words:
+        return f"{command}: {option} needs a value"
+    return f"{command}: {words[:1].lower()}{words[1:]}"
+
+
+def _arguments(context: Any) -> str:
+    """The arguments of a command by their names."""
+    parameters = context.command.params if context is not None else ()
+    names = [_label(parameter) for parameter in parameters if parameter.param_type_name == "argument"]
+    return " ".join(names) if names else "no argument"
 
 
 def _nearest_option(option: str, context: Any) -> str:

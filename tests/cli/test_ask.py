@@ -57,6 +57,7 @@ def test_a_file_of_questions_is_answered_line_by_line_in_its_order(tiny_run, tmp
         ("Why?\n", r"rows\.jsonl:1: no JSON"),
         ('{"question": "Why?", "system": 3}\n', r"rows\.jsonl:1: system is 3: write the name of a system"),
         ("\n", r"rows\.jsonl: holds no question"),
+        ('{"question": "\\ud800"}\n', r"rows\.jsonl:1: question is not UTF-8 \(at character 1\)"),
         (
             '{"question": "Why?"}\r\n{"question": "caf\u00e9"}\r\n',
             r"rows\.jsonl:2: not UTF-8 \(byte 0xe9\); save it as",
@@ -150,3 +151,16 @@ def test_merged_goes_into_a_new_folder(tiny_run, tmp_path) -> None:
     assert "it/s" not in result.output, "transformers draws no bar of its own"
     with pytest.raises(BadInputError, match="is not empty"):
         call("export", tiny_run / "adapter", "--merged", tmp_path / "model")
+
+
+def test_what_cannot_be_asked_or_written_is_refused_before_a_model_is_loaded(tmp_path, monkeypatch) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "Why?"}\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LORAPAR_REGISTRY", raising=False)
+    with pytest.raises(BadInputError, match="is a folder; name a file in it"):
+        call("ask", "nowhere", "--file", rows, "-o", tmp_path)
+    with pytest.raises(BadInputError, match="nowhere: there is no such folder, and for a name in a registry: which"):
+        call("ask", "nowhere", "--file", rows, "-o", tmp_path / "new" / "out.jsonl")
+    with pytest.raises(BadInputError, match=r"the question is not UTF-8 \(at character 3\)"):
+        call("ask", "nowhere", "hi\udcff")
