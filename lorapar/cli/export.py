@@ -85,6 +85,7 @@ def export_command(  # noqa: PLR0913  -- an argument is an option of the command
             "--ollama DIR and --oci HOST/REPO"
         )
     _check_options(kinds[0], base, model, other_base=other_base)
+    _check_has_version(kinds[0], ref)
     if merged is not None:
         _export_merged(ref, where, merged, model)
     elif gguf is not None:
@@ -113,6 +114,14 @@ def _check_options(kind: str, base: str | None, model: Path | None, *, other_bas
         )
     if model is not None and kind not in _WITH_MODEL:
         raise BadInputError(f"--model is for {', '.join(_WITH_MODEL)}; with --kserve say --base URI")
+
+
+def _check_has_version(kind: str, ref: str) -> None:
+    """What names versions cannot be written of a folder."""
+    if kind not in _WITH_MODEL and "/" in ref:
+        raise BadInputError(
+            f"{ref}: a folder has no version; with {kind} name an adapter of a registry, as NAME@VERSION"
+        )
 
 
 def _print_manifest(ref: str, where: str | None, gateway: str | None, base: str | None, *, other_base: bool) -> None:

@@ -26,7 +26,7 @@ def run_of(version: Version, where_from: str, given: Path | None) -> Path:
 
     Raises BadInputError where there is none, or where it is the folder of a run that made another version.
     """
-    named = where_from.partition(":")[2]
+    named = where_from if where_from.startswith("/") else where_from.partition(":")[2]  # maybe HOST:FOLDER
     folder = given or (Path(named) if named.startswith("/") else None)
     if folder is None or not (folder / "stages" / "tally" / "heldout").is_dir():
         where = f"--run {given}: holds" if given else f"{version}: its run ({where_from or 'unknown'}) is not here with"

@@ -130,7 +130,7 @@ def gated(*arguments: str | Path) -> str:
 
 
 def test_the_gate_asks_both_the_held_out_rows_of_the_run(tiny_registry, tiny_run, monkeypatch) -> None:
-    message = gated("--run", tiny_run)
+    message = gated()  # the run is found where the claim of tiny@1 says
     assert "gate, tiny@2 against tiny@1: system" in message
     found = tiny_registry.claim(tiny_registry.resolve("tiny@2")).verification["gate"]
     verdict = json.loads((tiny_run / "stages" / "gate" / "verdict" / "verdict.json").read_text())

@@ -161,3 +161,8 @@ def test_names_are_looked_at_before_anything_is_sent(name: str) -> None:
 )
 def test_tls_is_spoken_but_with_this_machine(name: str, address: str) -> None:
     assert parse_oci_name(name).address == address
+
+
+def test_a_folder_has_no_version_to_push() -> None:
+    with pytest.raises(BadInputError, match="runs/demo/adapter: a folder has no version; with --oci name an adapter"):
+        export("runs/demo/adapter", "--oci", "localhost:1/team/tiny")
