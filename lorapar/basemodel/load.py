@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +23,7 @@ from lorapar.basemodel.quantized import (
     load_library,
     quantization_options,
     sidecars_in,
+    weights_read_one_by_one,
     with_sidecar,
 )
 from lorapar.basemodel.quiet import quiet
@@ -103,7 +104,7 @@ def load_model(config: ModelConfig, progress: Progress | None = None, *, sharded
         output_loading_info=True,
         **options,
     )
-    with _readable(config), quiet():
+    with _readable(config), quiet(), weights_read_one_by_one() if quantized else nullcontext():
         model, missing = _read(read, folder, config)
     _require_whole(missing, config)
     if str(device) == "cpu":

@@ -195,6 +195,27 @@ def _without_hub_kernels() -> Iterator[None]:
             sys.modules["kernels"] = held
 
 
+@contextmanager
+def weights_read_one_by_one() -> Iterator[None]:
+    """transformers reads each weight of a file by itself inside, instead of mapping the whole file.
+
+    A mapped file counts as resident memory: as much of it as was read and, where a weight stays as it is in the file,
+    for as long as the model is there. A base in 4 bits would then take more than one in 16.
+    """
+    from transformers import modeling_utils
+
+    mapping = modeling_utils.safe_open
+
+    def reading(*arguments: Any, **options: Any) -> Any:
+        return mapping(*arguments, **{**options, "backend": "pread"})
+
+    modeling_utils.safe_open = reading
+    try:
+        yield
+    finally:
+        modeling_utils.safe_open = mapping
+
+
 def _library_config(config: ModelConfig) -> BitsAndBytesConfig:
     import torch
     from transformers import BitsAndBytesConfig

@@ -15,7 +15,7 @@ from lorapar.adapter import take_off
 from lorapar.adapter.files import load_published
 from lorapar.adapter.scoring import mean_answer_loss
 from lorapar.basemodel import StopStrings, answer_end
-from lorapar.basemodel.ended_rows import EndedRows
+from lorapar.basemodel.ended_rows import EndedRows, products_go_by_row
 from lorapar.errors import BadInputError
 from lorapar.evaluation.engine import Encoded
 from lorapar.evaluation.generate import generate_greedy, position_table
@@ -92,10 +92,10 @@ class TransformersModel:
         self._device = weights.device
         on_one_device = all(parameter.device == weights.device for parameter in model.parameters())
         self._exact = not autocast and weights.dtype == torch.float32 and on_one_device
-        """Whether a row may be computed in two parts and with fewer beside it; in narrow formats that turns answers.
-
-        The caches of layers on several devices are not rearranged.
-        """
+        """Whether a row may be computed in two parts; in narrow formats that turns answers."""
+        with self._autocast_on():
+            self._leaves_out = self._exact or (on_one_device and products_go_by_row(model))
+        """Whether a row may be computed with fewer beside it; caches on several devices are not rearranged."""
         self._pad = int(tokenizer.pad_token_id)
         self._positions = position_table(model)
         self._stops, self._strings = answer_end(tokenizer).token_ids, StopStrings(tokenizer)
@@ -178,7 +178,7 @@ class TransformersModel:
             )
 
     def _without_ended_rows(self) -> AbstractContextManager[None]:
-        if not self._exact or not self._stops:
+        if not self._leaves_out or not self._stops:
             return nullcontext()
         return EndedRows(torch.tensor(self._stops, device=self._device)).left_out(self._model)
 

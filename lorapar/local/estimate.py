@@ -2,8 +2,8 @@
 
 Counted: weights, adapter with its copies, gradients, the masked optimiser's moments, activations and logits of one
 forward pass, the KV cache of rollouts or the engine of vLLM that samples them, and what CUDA's context or the libraries
-hold. On a CPU also what only the resident memory shows: holes in the heap, and the files that a quantised base was read
-from. Fragmentation on a GPU is not counted. tests/benchmarks/bench_memory.py holds the sums against peaks.
+hold. On a CPU also what only the resident memory shows: holes in the heap. Fragmentation on a GPU is not counted.
+tests/benchmarks/bench_memory.py holds the sums against peaks.
 """
 
 from __future__ import annotations
@@ -65,8 +65,6 @@ class StageMemory:
     kv_cache: int = 0
     heap: int = 0
     """On a CPU, what the C library's heap holds beyond the tensors of a pass."""
-    files: int = 0
-    """On a CPU, the mapped files that a quantised base was read from."""
     context: int = _CONTEXT_BYTES["cuda"]
     """CUDA's context, or what the libraries hold."""
     gathered: int = 0
@@ -94,7 +92,7 @@ class StageMemory:
 
     def _with_engine(self, engine: int) -> int:
         learning = self.activations + self.logits + self.heap + (engine if self.engine_stays else 0)
-        held = self.weights + self.gathered + self.files + self.adapter + self.gradients + self.moments
+        held = self.weights + self.gathered + self.adapter + self.gradients + self.moments
         return held + max(learning, self.kv_cache + engine) + self.context
 
     @property
@@ -142,7 +140,7 @@ def stage_memory(config: RunConfig, device: Device | None = None, gpus: int | No
         "score": _with_heap(StageMemory(**scored, **_score_pass(shape, config)), device),
         "sft": _largest(_trainings(shape, config, StageMemory(**trained), device, config.sft_sections(), gpus)),
         "rl": _largest(_trainings(shape, config, StageMemory(**rl), device, config.rl_sections(), gpus)),
-        "publish": StageMemory(2 * weights, 2 * adapter, files=held["files"], **context),
+        "publish": StageMemory(2 * weights, 2 * adapter, **context),
         "evaluate": StageMemory(**{**held, "adapter": 2 * adapter}, kv_cache=_evaluate_bytes(shape, config)),
     }
 
@@ -195,10 +193,8 @@ def gathered_bytes(shape: ModelShape, model: ModelConfig, device: Device) -> int
 def _base_terms(shape: ModelShape, model: ModelConfig, device: Device) -> dict[str, int]:
     """What the base and the libraries hold."""
     quantized = model.quantization != "none"
-    full = base_bytes(shape, model.model_copy(update={"quantization": "none"}))
-    files = full - _kept_whole(shape) * _BYTES[model.dtype] if quantized and device == "cpu" else 0
     context = _CONTEXT_BYTES[device] + (_QUANTIZED_LIBRARY_BYTES if quantized and device == "cpu" else 0)
-    return {"weights": base_bytes(shape, model), "files": files, "context": context}
+    return {"weights": base_bytes(shape, model), "context": context}
 
 
 def _with_heap(memory: StageMemory, device: Device) -> StageMemory:

@@ -67,6 +67,18 @@ def test_a_weight_takes_a_quarter_of_the_bytes_and_double_quantisation_fewer() -
     assert double != single
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux shows what a process maps")
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_the_full_weights_do_not_stay_in_memory(kind) -> None:
+    """Embeddings and norms are used as the file has them; while they lay in its mapping, all of it was resident."""
+
+    def mapped(model: torch.nn.Module) -> bool:
+        return str(model_folder(TINY) / "model.safetensors") in Path("/proc/self/maps").read_text()
+
+    assert mapped(load_model(TINY))
+    assert not mapped(load_model(TINY.model_copy(update=kind)))
+
+
 def test_products_are_computed_in_the_format_that_is_set() -> None:
     model = load_model(NF4.model_copy(update={"compute_dtype": "bfloat16"}))
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """Peak memory of SFT and RL on random bases, in several number formats, against what `plan` says of them on a CPU.
 
 Each run is a process of its own, whose peak resident memory is read from the system. Aims: `plan` within 15% of each;
-and, missed on CPUs, the nf4 base's peak at most half of the bfloat16 base's weights plus what training needs besides.
+and the nf4 base's peak at most half of the bfloat16 base's weights plus what training needs besides.
 """
 
 from __future__ import annotations
@@ -23,16 +23,19 @@ SHAPES = {
     "30M": {"vocab_size": 8192, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, **_HEADS},
     "130M": {"vocab_size": 49152, "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 14, **_HEADS},
     "325M": {"vocab_size": 32000, "hidden_size": 1280, "intermediate_size": 3456, "num_hidden_layers": 14, **_HEADS},
+    "1.25B": {"vocab_size": 8192, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 20, **_HEADS},
 }
+SMALL = ("30M", "130M", "325M")
 CASES = [
     ("sft", "tiny", "none", "float32"),
     *(("sft", size, quantization, "bfloat16") for size in SHAPES for quantization in ("none", "nf4")),
-    *(("sft", size, "none", "float32") for size in SHAPES),
-    *(("rl", size, "none", "bfloat16") for size in SHAPES),
+    *(("sft", size, "none", "float32") for size in SMALL),
+    *(("rl", size, "none", "bfloat16") for size in SMALL),
     *(("sft", size, "sharded", dtype) for size in ("130M", "325M") for dtype in ("bfloat16", "float32")),
     ("rl", "325M", "sharded", "bfloat16"),
 ]
 RANKS = 2
+pytestmark = pytest.mark.timeout(3000)
 _MAKE = """
 import sys, json, torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -160,15 +163,10 @@ def test_plan_is_within_15_percent_of_the_peak(start, tmp_path, case) -> None:
     assert 0.85 <= ratio <= 1.15
 
 
-@pytest.mark.xfail(
-    reason="on a CPU the file that the base is read from stays mapped: docs/quantized.md has the figures",
-    raises=AssertionError,
-    strict=True,
-)
 def test_nf4_takes_half_of_the_weights() -> None:
-    """After the runs above."""
-    full, planned = _peaks["sft", "325M", "none", "bfloat16"]
-    small, _ = _peaks["sft", "325M", "nf4", "bfloat16"]
+    """After the runs above, of the largest base: of smaller ones the embedding and the head are too large a part."""
+    full, planned = _peaks["sft", "1.25B", "none", "bfloat16"]
+    small, _ = _peaks["sft", "1.25B", "nf4", "bfloat16"]
     bound = full - planned.weights // 2
-    print(f"\nnf4 peak {small / 1e9:.2f} GB, bound {bound / 1e9:.2f} GB")
+    print(f"\nbfloat16 peak {full / 1e9:.2f} GB, nf4 peak {small / 1e9:.2f} GB, bound {bound / 1e9:.2f} GB")
     assert small <= bound

@@ -1,0 +1,55 @@
+"""Rows that ended are left out of a batch where that changes no bit of the others, and only there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lorapar.basemodel import load_model
+from lorapar.basemodel.ended_rows import EndedRows, products_go_by_row
+from lorapar.config import ModelConfig
+from lorapar.evaluation import generate_greedy
+
+PROMPTS = [[5, 9], [7, 8, 60, 61, 62, 63, 64], [100], [30, 31, 32, 33], [40, 41], [50, 51, 52]]
+
+
+@pytest.mark.parametrize(("dtype", "autocast"), [("float32", True), ("bfloat16", True), ("bfloat16", False)])
+def test_without_ended_rows_the_others_are_the_same_bits(dtype, autocast) -> None:
+    """Of a model whose products go by row; on this CPU that may be none in bfloat16."""
+    model = load_model(ModelConfig(name="builtin:tiny", dtype=dtype))
+    computed: list[int] = []
+    model.lm_head.register_forward_pre_hook(lambda _, states: computed.append(len(states[0])))
+
+    def answers(stops: list[int]) -> list[list[int]]:
+        return generate_greedy(model, PROMPTS, stop_ids=stops, pad_id=2, max_new_tokens=12)
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        if not products_go_by_row(model):
+            pytest.skip("products of this processor depend on the rows beside a row")
+        stops = [row[place] for place, row in zip((1, 3, 5), answers([]), strict=False)]
+        expected = answers(stops)
+        assert len({len(row) for row in expected}) > 1
+        computed.clear()
+        with EndedRows(torch.tensor(stops)).left_out(model):
+            assert answers(stops) == expected
+    assert computed[0] == len(PROMPTS) > computed[-1]
+
+
+class OfFewRows(torch.nn.Linear):
+    """A product that is rounded otherwise where few rows are multiplied, as some kernels do."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        product = super().forward(input)
+        return product * (1 + 2**-20) if len(input) < 4 else product
+
+
+class Experts(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_up_proj = torch.nn.Parameter(torch.zeros(4, 8, 8))
+
+
+def test_one_layer_whose_products_depend_on_the_rows_is_enough() -> None:
+    layers = [torch.nn.Embedding(8, 8), torch.nn.LayerNorm(8)]
+    assert products_go_by_row(torch.nn.Sequential(*layers, OfFewRows(8, 8))) is False
+    assert products_go_by_row(torch.nn.Sequential(*layers, torch.nn.Linear(8, 8), Experts())) is False
