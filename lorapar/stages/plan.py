@@ -116,8 +116,7 @@ def resolve_config(config: RunConfig, sections: tuple[str, ...]) -> RunConfig:
     if "model" in sections:
         resolved["model"] = _resolve(config.model)
         _require_known_form(resolved["model"])
-        if config.sharding == "fsdp2":
-            _require_shardable(resolved["model"])
+        _require_full_where_needed(config, resolved["model"])
         if "adapter" in sections and config.model.adapter is not None:
             resolved["model"] = _with_start(resolved["model"], config.registry.address)
     if "teachers" in sections:
@@ -229,14 +228,22 @@ def _require_known_form(model: ModelConfig) -> None:
         require_known_form(model, config_values(model))
 
 
-def _require_shardable(model: ModelConfig) -> None:
-    """Raises BadInputError for files that bitsandbytes quantised; `model.quantization` is refused with the settings."""
+def _require_full_where_needed(config: RunConfig, model: ModelConfig) -> None:
+    """Raises BadInputError where files that bitsandbytes quantised meet a setting that works with full weights alone.
+
+    `model.quantization` is refused with the settings.
+    """
+    asked = [("sharding is fsdp2", config.sharding == "fsdp2", "is not sharded", "sharding to none")]
+    for key, value in (("rl.rollouts", config.rl.rollouts), ("evaluate.backend", config.evaluate.backend)):
+        why = "vLLM reads with kernels of its own (not tested here)"
+        asked.append((f"{key} is {value}", value in ENGINES, why, f"{key} to transformers"))
     with suppress(UnreachableError):
-        if is_quantized(model, config_values(model)):
-            raise BadInputError(
-                f"sharding is fsdp2, and {model.name} is a base in 8 or 4 bits, which is not sharded; set sharding to "
-                "none, or name the model that it was made from"
-            )
+        for setting, is_asked, why, instead in asked:
+            if is_asked and is_quantized(model, config_values(model)):
+                raise BadInputError(
+                    f"{setting}, and {model.name} is a base in 8 or 4 bits, which {why}; set {instead}, or name the "
+                    "model that it was made from"
+                )
 
 
 def _with_start(model: ModelConfig, registry: str | None) -> ModelConfig:
