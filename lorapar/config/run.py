@@ -304,6 +304,16 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _one_process_with_an_engine_over_gpus(self) -> RunConfig:
+        engine = self.rl.vllm if self.rl.rollouts == "vllm" else None
+        if engine is not None and engine.tensor_parallel_size > 1 and self.processes != 1:
+            raise ValueError(
+                f"rl.vllm.tensor_parallel_size is {engine.tensor_parallel_size}, and each process of RL starts an "
+                "engine of its own on its own GPU; set processes to 1, leave it out, or set rl.rollouts to server"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _quantised_where_it_can_be(self) -> RunConfig:
         """vLLM loads the full base, whose rollouts and answers are not those of the model that is trained."""
         if self.model.quantization == "none":

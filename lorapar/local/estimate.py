@@ -171,13 +171,13 @@ def _trainings(
 
 
 def _engine(shape: ModelShape, model: ModelConfig, section: SftConfig | RlConfig, device: Device) -> dict[str, Any]:
-    """What an engine of vLLM beside the trainer takes; nothing where none is."""
+    """What an engine of vLLM beside the trainer takes of a GPU; nothing where none is."""
     if not isinstance(section, RlConfig) or section.rollouts != "vllm":
         return {}
     options = section.vllm or EngineOptions()
     length = options.max_model_len or section.max_prompt_length + section.max_completion_length
     return {
-        "engine": base_bytes(shape, model.full) + length * _kv_bytes(shape, model),
+        "engine": (base_bytes(shape, model.full) + length * _kv_bytes(shape, model)) // options.tensor_parallel_size,
         "engine_share": options.gpu_memory_utilization if device == "cuda" else 0.0,
         "engine_stays": device == "cpu" or options.sleep is False,
     }

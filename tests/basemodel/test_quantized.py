@@ -158,9 +158,7 @@ def test_a_folder_that_bitsandbytes_quantised_is_loaded_as_it_is(stored) -> None
     assert fits_one(config, Gpus((100_000, 100_000)))
     with pytest.raises(BadInputError, match=r"sharding is fsdp2, and .* is a base in 8 or 4 bits"):
         resolve_config(RunConfig(model=config, sharding="fsdp2", processes=2), ("model",))
-    with pytest.raises(
-        BadInputError, match=r"rl\.rollouts is vllm, and .* in 8 or 4 bits, .*rollouts to transformers"
-    ):
+    with pytest.raises(BadInputError, match=r"rl\.rollouts is vllm, and .* in 8 or 4 bits, .*rollouts to transformers"):
         resolve_config(RunConfig(model=config, rl={"rollouts": "vllm"}), ("model",))
     with pytest.raises(BadInputError, match=r"evaluate\.backend is vllm, and .* is a base in 8 or 4 bits"):
         resolve_config(RunConfig(model=config, evaluate={"backend": "vllm"}), ("model",))

@@ -1,4 +1,4 @@
-"""What `model.quantization` goes together with."""
+"""What `model.quantization` and other ways to hold a base on GPUs go together with."""
 
 from __future__ import annotations
 
@@ -38,3 +38,10 @@ def test_vllm_is_refused_where_it_would_stand_for_the_quantised_base(section) ->
     RunConfig.model_validate(section)
     with pytest.raises(ValidationError, match="is vllm, which loads the full base and not the int8 one"):
         RunConfig.model_validate({"model": {"quantization": "int8"}, **section})
+
+
+def test_an_engine_over_several_gpus_is_for_one_process() -> None:
+    rl = {"rollouts": "vllm", "vllm": {"tensor_parallel_size": 2}}
+    assert RunConfig(rl=rl, processes=1).rl.vllm.tensor_parallel_size == 2
+    with pytest.raises(ValidationError, match=r"rl\.vllm\.tensor_parallel_size is 2, and each process"):
+        RunConfig(rl=rl)

@@ -90,12 +90,14 @@ def test_what_samples_the_completions_is_counted_where_it_is(tmp_path: Path) -> 
     server = ["rl.rollouts=server", "rl.server.endpoint=http://rollouts:8000/v1"]
     ways = {"plain": [], "server": server, "vllm": ["rl.rollouts=vllm"]}
     ways["awake"] = [*ways["vllm"], "rl.vllm.sleep=false"]
+    ways["on two"] = [*ways["vllm"], "rl.vllm.tensor_parallel_size=2", "processes=1"]
     rl = {
         name: stage_memory(load_config(preset="tiny", overrides=[*given, *more]), "cuda", gpus=1)["rl"]
         for name, more in ways.items()
     }
-    assert [rl[name].kv_cache > 0 for name in ways] == [True, False, False, False]
-    assert [rl[name].engine > rl[name].weights for name in ways] == [False, False, True, True]
+    assert [rl[name].kv_cache > 0 for name in ways] == [True, False, False, False, False]
+    assert [rl[name].engine > rl[name].weights for name in ways] == [False, False, True, True, False]
+    assert rl["on two"].engine == rl["vllm"].engine // 2
     asleep, awake = rl["vllm"], rl["awake"]
     learning = asleep.activations + asleep.logits
     assert asleep.total_bytes - rl["server"].total_bytes == max(0, asleep.engine - learning)
