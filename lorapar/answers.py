@@ -17,9 +17,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from fractions import Fraction
+from functools import lru_cache
 from typing import NamedTuple
 
-from lorapar.plain_text import plain_characters, without_lead, words_of
+from lorapar.plain_text import is_unspaced, plain_characters, set_apart, without_lead, words_of
 from lorapar.quantities import Quantity, last_number, last_stated_number, quantity_of
 from lorapar.reading.choices import last_choice, letter_of
 from lorapar.reading.moments import moment_of
@@ -40,8 +41,8 @@ _COMMA_OR_AND = re.compile(r"(?:\s*,)?\s+and\s+|\s*,\s+|,(?!\d{3}(?!\d))")
 _AND = re.compile(r"(?:\s*,)?\s+and\s+")
 _LONGEST_LIST = 200
 _RATIO = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:\s?:\s?[0-9]+(?:\.[0-9]+)?)+")
-_NO_NUMBER_BEFORE = r"(?<!\w)(?<![0-9][,;])(?<![0-9][,;]\s)"
-_NO_NUMBER_BEHIND = r"(?!\w)(?![,;]\s?[0-9])"
+_NO_NUMBER_BEFORE = r"(?<![0-9][,;])(?<![0-9][,;]\s)"
+_NO_NUMBER_BEHIND = r"(?![,;]\s?[0-9])"
 _FIRST_LETTERS = {"y": "yes", "n": "no", "t": "true", "f": "false"}
 _THOUSANDS = re.compile(r"[-+]?[$\u20ac\u00a3]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?")
 
@@ -155,15 +156,23 @@ def is_found_in(text: str, references: References) -> bool:
 def _has(text: str, reference: str) -> bool:
     text = plain_characters(text)
     wanted = quantity_of(reference)
-    found = _has_quantity(text, wanted) if wanted is not None and wanted.name_is_sure else None
+    apart = set_apart(text)
+    found = _has_quantity(apart, wanted) if wanted is not None and wanted.name_is_sure else None
     if found or (found is not None and wanted is not None and not wanted.in_words):
         return found
     letter = letter_of(reference, alone=True)
     if letter is not None and letter.isascii():
-        return last_choice(text) == letter
+        return last_choice(apart) == letter
     shown = letter if letter is not None else without_lead(reference).removesuffix(".")
+    return shown != "" and _as_whole_words(shown).search(text) is not None
+
+
+@lru_cache(maxsize=1024)
+def _as_whole_words(shown: str) -> re.Pattern[str]:
     words = r"\s+".join(re.escape(word) for word in shown.split())
-    return bool(words) and re.search(rf"{_NO_NUMBER_BEFORE}{words}{_NO_NUMBER_BEHIND}", text, re.IGNORECASE) is not None
+    before = "" if is_unspaced(shown[0]) else r"(?<!\w)"
+    behind = "" if is_unspaced(shown[-1]) else r"(?!\w)"
+    return re.compile(f"{before}{_NO_NUMBER_BEFORE}{words}{behind}{_NO_NUMBER_BEHIND}", re.IGNORECASE)
 
 
 def _has_quantity(text: str, wanted: Quantity) -> bool:

@@ -49,9 +49,17 @@ _LEAD = re.compile(
     r"|(?:so|thus|hence|therefore)?[,\s]*(?:(?:the|my|our)\s+)?(?:(?:correct|right|final)\s+)?"
     r"(?:answer|solution|result)(?:\s+is\s*:?|\s*[:=])\s*"
     r"|(?:it\s+is|it's|(?:so|thus|hence|therefore),?)\s+(?=\S+$)"
+    r"|(?:\u6b63\u786e|\u6700\u7ec8|\u6700\u5f8c)?\u7684?(?:\u7b54\u6848|\u7b54\u3048|\u6b63\u89e3|\uc815\ub2f5)(?:\u662f|\u4e3a|\u70ba|\u9009|\u306f|\uc740)?\s*[:=]?\s*"
     r"|(?:=+>?|->|\u2192|\u21d2|\u2234)\s*)(?=\S)",
     re.IGNORECASE,
 )
+_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+"""Signs of Chinese and Japanese, which are written without blanks."""
+_ONE_UNSPACED = re.compile(f"[{_UNSPACED}]")
+_BESIDE_UNSPACED = re.compile(
+    rf"(?<=[{_UNSPACED}])(?<!\u7b2c)(?=[^\W{_UNSPACED}])|(?<=[^\W_{_UNSPACED}])(?=[{_UNSPACED}])"
+)
+"""Where another letter or digit stands beside one, but for the ordinal sign."""
 _CLOSING = re.compile(r"(?:(?<=[^\W\d_]{2})[!?,;:.]+|\.)$")
 
 
@@ -104,6 +112,16 @@ def without_lead(text: str) -> str:
     text = without_markup(text)
     match = _LEAD.match(text)
     return text if match is None else without_markup(text[match.end() :])
+
+
+def is_unspaced(character: str) -> bool:
+    """Whether a character is a sign of Chinese or Japanese, behind which a word needs no blank."""
+    return _ONE_UNSPACED.match(character) is not None
+
+
+def set_apart(text: str) -> str:
+    """A text with blanks between Chinese or Japanese signs and other letters and digits: `\u5171 72 \u4e2a`."""
+    return text if text.isascii() else _BESIDE_UNSPACED.sub(" ", text)
 
 
 def words_of(text: str) -> str:

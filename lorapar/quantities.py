@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
@@ -89,6 +90,8 @@ _MAKES_A_DATE_OR_TIME = """
 """
 _JOINING = frozenset(_JOINS_A_SECOND.split())
 """Behind a number in a sentence they begin something new: `18 of them`."""
+_NO_MEASURE = frozenset(["out", "instead", "because", "short"])
+"""Words before `of` that measure nothing: `3 out of them`, but `3 slices of pizza`."""
 _ALONE = ORDINALS | frozenset(
     ["grand", "gross", "fold", "binary", "octal", "hexadecimal", "hex", "short", "squared", "cubed", "factorial"]
 )
@@ -105,13 +108,19 @@ _SMALL_LETTERS_ONLY = frozenset({"m"})
 _IN_A_BASE = re.compile(r"in (?:binary|octal|decimal|hex|hexadecimal|base \w+)", re.IGNORECASE)
 _TITLE = re.compile(r"(?=[^\W\d_]{3})[A-Z\u00c0-\u00de][^\W\d_A-Z]+")
 """A word that may be of a title: `12 Monkeys`, but not `12 mAh` or `12 R$`."""
+_SAID_AGAIN = re.compile(r"(?P<one>[^()]*[^()\s])\s+\((?P<again>[^()]+)\)(?P<rest>[^()]*)")
 _WORDS_OF_A_UNIT = 2
+_CHINESE_NUMBER = re.compile(
+    "[\u4e07\u842c\u4ebf\u5104\u5146\u767e\u5341\u534a]|\u5343(?![\u514b\u7c73\u74e6\u5361\u7126\u5e15])|.{1,2}\u534a"
+)
+"""Signs that multiply the number before them, but for those of kilograms, kilometres and the like; and a half."""
 _DECADE = re.compile(r"[12][0-9]{2}0")
 """`1990s` are no seconds."""
 _LATEX_FRACTIONS = (
     (re.compile(r"(?<=[0-9])\s*\\[dt]?frac\s*(?:\{([0-9]+)\}|([0-9]))\s*(?:\{([0-9]+)\}|([0-9]))"), r" \1\2/\3\4"),
     (re.compile(r"\\[dt]?frac\s*(?:\{([0-9]+)\}|([0-9]))\s*(?:\{([0-9]+)\}|([0-9]))"), r"\1\2/\3\4"),
 )
+_Rewriting = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
 _FORMULA = re.compile(r"(?<![\\$])\$(?=[^\s$])([^$\n]*?[^\s$\\])\$(?![0-9$])")
 """`$5$ cm`, by the rule of Markdown that tells it from `$5 and $6`: blanks stand outside, and no digit behind."""
 
@@ -124,7 +133,7 @@ def _apart(found: re.Match[str]) -> str:
     return f"{ahead}{found[1]}{' ' if behind.isalnum() or behind == chr(92) else ''}"
 
 
-_LATEX = (
+_LATEX: tuple[_Rewriting, ...] = (
     (_FORMULA, _apart),
     (re.compile(r"\\f?box(?:ed)?\s*\{([^{}]*)\}"), _apart),
     (re.compile(r"(?<![0-9])(?<![0-9]\s)\\[dt]?frac\s*\{\s*-\s*([0-9]+)\}\s*\{([0-9]+)\}"), r"-\1/\2"),
@@ -147,11 +156,13 @@ def _without_brackets(found: re.Match[str]) -> str:
     return f" {words}" if is_unit else found[0]
 
 
-_OTHER_WAYS = (
+_PARTS = (("half", " 1/2"), ("third", " 1/3"), ("quarter", " 1/4"))
+_OTHER_WAYS: tuple[_Rewriting, ...] = (
     (BY_TIME, " per "),
     (re.compile(r"(?<=[A-Za-z])\s+/\s+(?=[A-Za-z])"), "/"),
     (re.compile(r"(?<=[0-9])\s?\*\*\s?(?=[-+]?[0-9])"), "^"),
     (re.compile(r"(?<![^\s$])([0-9]{1,3}) and (?=[0-9]{1,3}/[0-9]{1,3}(?![0-9/]))"), r"\1 "),
+    *((re.compile(rf"(?<=[0-9]) and (?:a|one)[ -]{word}(?![\w-])"), part) for word, part in _PARTS),
     (re.compile(rf"(?<=[0-9])\s*\(({_UNIT_WORD}(?: {_UNIT_WORD}){{0,2}}|%)\)\s*\Z"), _without_brackets),
     (re.compile(r"(?<=[0-9])[,.][-\u2013](?=\s|\Z)"), ""),
 )
@@ -246,7 +257,7 @@ def _bare_quantity(text: str) -> Quantity | None:
     bracketed = _BRACKETS.fullmatch(text)
     if bracketed is not None:
         text = without_lead(next(part for part in bracketed.groups() if part is not None))
-    text = _without_latex(text)
+    text = _said_once(_without_latex(text))
     in_words = in_digits(text)
     match = _ONE.fullmatch(in_words or text)
     if match is None or (match["sign"] and match["inner_sign"]):
@@ -265,6 +276,16 @@ def _bare_quantity(text: str) -> Quantity | None:
     may_be_algebra = bool(after) and may_be_variables(after, match["gap"])
     number = Quantity(value if sign == "+" else -value, _unit_of(units), is_sure)
     return replace(number, in_words=in_words is not None, may_be_algebra=may_be_algebra)
+
+
+def _said_once(text: str) -> str:
+    """A text without the number that stands in brackets behind the same one: `7 (seven) days` as `7 days`."""
+    found = _SAID_AGAIN.fullmatch(text)
+    if found is None or found["one"] == found["again"]:
+        return text
+    one, again = _bare_quantity(found["one"]), _bare_quantity(found["again"])
+    same = one is not None and again is not None and (one.value, again.unit) == (again.value, "")
+    return found["one"] + found["rest"] if same else text
 
 
 def _unit_of(units: list[str]) -> str:
@@ -375,14 +396,19 @@ def _leaves_the_number(text: str) -> bool:
     measure, of, _ = text.partition(" of ")
     if measure.strip(".").casefold() in _ALONE:
         return False
-    text = measure if of and is_known(one_spelling(measure)) else text
+    if of and (is_known(one_spelling(measure)) or measure.split()[-1].casefold() not in _NO_MEASURE):
+        text = measure
     for word in text.split():
         if not (word[0].isalpha() or unicodedata.category(word[0]) in ("Sc", "Po", "So")):
             return False
         plain = word.strip(".").casefold()
         if plain in _NO_UNITS and not (plain in _SMALL_LETTERS_ONLY and word[0].islower()):
             return False
-        if word == "May" or any(part in _NO_UNITS - _SMALL_LETTERS_ONLY for part in re.split(r"[-/]", plain)):
+        if (
+            word == "May"
+            or _CHINESE_NUMBER.match(word)
+            or any(part in _NO_UNITS - _SMALL_LETTERS_ONLY for part in re.split(r"[-/]", plain))
+        ):
             return False
     return True
 
@@ -391,6 +417,6 @@ def _is_sure(unit: str) -> bool:
     plain = one_spelling(unit)
     if is_known(plain) or not unit[0].isalpha():
         return True
-    return not any(map(_TITLE.fullmatch, unit.split())) and all(
-        len(part.split()) <= _WORDS_OF_A_UNIT for part in plain.split("/")
-    )
+    measures = plain.partition(" of ")[0].split("/")
+    has_title = any(map(_TITLE.fullmatch, unit.split()))
+    return not has_title and all(len(one.split()) <= _WORDS_OF_A_UNIT for one in measures)

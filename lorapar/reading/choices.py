@@ -39,8 +39,12 @@ _STATED = re.compile(
 _OPEN = r"\s*[:=]?\s*\*{0,2}(?:(?:the\s+)?(?:option|choice|letter)\s+)?[(\[]?\*{0,2}"
 _ONE_LETTER = r"(?P<letter>[A-Za-z])(?![\w'\u2019])(?!(?<=[aAI])\s+[a-z])"
 _IS = r"(?:\s+(?:is|should\s+be|must\s+be|has\s+to\s+be|would\s+be))"
-_LED = re.compile(rf"\b(?:answer{_IS}?|(?:option|choice|one){_IS})(?=[\s:=(\[*]){_OPEN}{_ONE_LETTER}", re.IGNORECASE)
-"""What follows `the answer is`."""
+_LED = re.compile(
+    rf"(?:\b(?:answer{_IS}?|(?:option|choice|one){_IS})|[\u9009\u9078]|(?:\u7b54\u6848|\u7b54\u3048|\u6b63\u89e3)[\u662f\u4e3a\u70ba\u306f]?)"
+    rf"(?=[\s:=(\[*]){_OPEN}{_ONE_LETTER}",
+    re.IGNORECASE,
+)
+"""What follows `the answer is`, in English, Chinese or Japanese."""
 _ALONE = re.compile(r"(?:\A|[.!?:\n]\s*)\*{0,2}[(\[]?(?P<letter>[A-Z])\*{0,2}[)\]]?\*{0,2}\.?\s*\Z")
 """A letter by itself that ends the text."""
 _CONCLUDED = re.compile(

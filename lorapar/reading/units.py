@@ -227,8 +227,8 @@ def one_spelling(unit: str) -> str:
     if plain in _UNITS:
         return _UNITS[plain]
     head, of, what = plain.partition(_OF)
-    if of and is_known(measured := one_spelling(head)):
-        return f"{measured}{of}{what.casefold()}"
+    if of:
+        return f"{one_spelling(head)}{of}{what.casefold()}"
     plain = _OLD.sub("", plain) or unit
     known = _named(plain)
     return known or "/".join(map(_simple, _PER.split(plain)))
@@ -290,7 +290,9 @@ def _can_be_one(given: str, wanted: str) -> bool:
 
 
 def units_differ(given: str, wanted: str) -> bool:
-    """Whether two units in their one spelling are known, and not the same."""
+    """Whether two units in their one spelling are known, and not the same, or the same one of other things."""
     (given, _, what), (wanted, _, that) = given.partition(_OF), wanted.partition(_OF)
     others = bool(what and that) and not {*what.split()} & {*that.split()}
+    if given == wanted:
+        return others
     return is_known(given) and is_known(wanted) and (others or not same_unit(given, wanted))
