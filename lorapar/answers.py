@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from lorapar.plain_text import is_unspaced, plain_characters, set_apart, without_lead, words_of
 from lorapar.quantities import Quantity, last_number, last_stated_number, quantity_of
+from lorapar.reading.boxes import last_boxed
 from lorapar.reading.choices import last_choice, letter_of
 from lorapar.reading.moments import moment_of
 from lorapar.reading.number_words import ordinal_of
@@ -113,6 +114,13 @@ def same_answer(answer: str, reference: str) -> bool:
     return _same_otherwise(*(without_lead(text).removesuffix(".") for text in (answer, reference)))
 
 
+def is_several(reference: str) -> bool:
+    """Whether a reference is a list, a pair, a set or an interval, or several values side by side: `(1, 2)`, `1, 2`."""
+    if _members(reference) is not None or pair_of(reference) is not None:
+        return True
+    return quantity_of(reference) is None and _bare_members(reference) is not None
+
+
 def pair_of(text: str) -> tuple[str, str] | None:
     """The numbers of `1,2`, which is a list of two or has a decimal comma; None of any other text."""
     found = _PAIR.fullmatch(without_lead(text))
@@ -143,12 +151,11 @@ def is_found_in(text: str, references: References) -> bool:
     or of an answer in tags that ends it.
     """
     text = _BLANKS.sub(lambda found: "\n" if "\n" in found[0] else " ", text)
-    given = extract_tagged(text)
-    ends_with_it = given is not None and text.rstrip().endswith("</answer>")
+    given = extract_tagged(text) if text.rstrip().endswith("</answer>") else None
+    boxes = last_boxed(text) if text.count("boxed") > 1 else ""
+    whole = [one for one in (text, given, boxes if ", " in boxes else None) if one is not None]
     return any(
-        same_answer(text, reference)
-        or (given is not None and ends_with_it and same_answer(given, reference))
-        or _has(text, reference)
+        any(same_answer(one, reference) for one in whole) or _has(text, reference)
         for reference in all_references(references)
     )
 

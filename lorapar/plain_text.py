@@ -42,6 +42,7 @@ _INNER = re.compile(
 )
 _BOLD_PART = re.compile(r"(?<![\w*])\*\*(\S(?:[^*\n]*\S)?)\*\*(?![\w*])")
 _ESCAPED = re.compile(r"\\([%$#&{}\u20ac])")
+_BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 _DEEPEST = 6
 """Layers of markup that are taken off: `**$\\boxed{\\text{B}}$**` has four."""
 _LEAD = re.compile(
@@ -101,10 +102,20 @@ def without_markup(text: str) -> str:
     text = _BOLD_PART.sub(r"\1", plain_characters(text).strip())
     for _ in range(_DEEPEST):
         match = _INNER.fullmatch(text)
-        if match is None:
+        if match is None or not _is_one(match["command"] or ""):
             break
         text = next(part for name, part in match.groupdict().items() if part is not None and name != "tag").strip()
     return _ESCAPED.sub(r"\1", text)
+
+
+def _is_one(content: str) -> bool:
+    """Whether the braces around a content belong together, as those of `\\boxed{2} and \\boxed{3}` do not."""
+    depth = 0
+    for brace in _BRACES.findall(content):
+        depth += {"{": 1, "}": -1}.get(brace, 0)
+        if depth < 0:
+            return False
+    return True
 
 
 def without_lead(text: str) -> str:

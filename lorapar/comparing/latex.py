@@ -16,6 +16,7 @@ from lorapar.answers import pair_of, same_answer
 from lorapar.comparing.forms import REPEATING, alike, in_full, is_same_text, without_units
 from lorapar.plain_text import without_lead
 from lorapar.quantities import Quantity, quantity_of
+from lorapar.reading.boxes import last_boxed
 
 _LONGEST = 400
 """Characters of an expression that is still compared."""
@@ -135,21 +136,10 @@ def _same_cells(cells: list[list[str]], others: list[list[str]], whole: bool | M
 
 def last_formula(text: str) -> str | None:
     r"""What the last `\boxed{}` of a text holds, or else its last formula between dollar signs or brackets."""
-    place = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
-    if place >= 0:
-        return _braced(text, text.index("{", place))
+    if boxed := last_boxed(text):
+        return boxed
     found = re.findall(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", text, re.DOTALL)
     return next(filter(None, found[-1])).strip() if found else None
-
-
-def _braced(text: str, start: int) -> str | None:
-    """What is in the braces that open at `start`; None where they are never closed."""
-    depth = 0
-    for place in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[place], 0)
-        if not depth:
-            return text[start + 1 : place].strip()
-    return None
 
 
 def _plain(text: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorapar.answers import References, distinct
+from lorapar.answers import References, distinct, is_several
 from lorapar.config import SYSTEMS
 from lorapar.data.cells import BadRowError, Cells, as_begun
 from lorapar.data.choice_lists import choice_columns
@@ -87,6 +87,7 @@ def make_examples(rows: list[RawRow], mapped: Mapped, *, strict: bool, systems: 
         "and the text as it stands"
         for column, count in builder.cells.written_lists.items()
     ]
+    notes += _lists_among([example.reference for example in examples], len(rows))
     notes += [
         f"{count:,} of {len(rows):,} rows have '|' in '{column}', taken for a part of the text; where any of several "
         'answers is right, write ["one", "another"]'
@@ -96,6 +97,18 @@ def make_examples(rows: list[RawRow], mapped: Mapped, *, strict: bool, systems: 
     return Made(examples, left_out, blank_texts=dict(builder.cells.blank_texts), notes=notes)
 
 
+def _lists_among(references: Sequence[References | None], rows: int) -> list[str]:
+    """A line about references that are several values, all of which an answer needs."""
+    listed = [one for one in references if isinstance(one, str) and is_several(one)]
+    if not listed:
+        return []
+    return [
+        f"{len(listed):,} of {rows:,} rows have several values as one reference (the first: '{listed[0][:40]}'): an "
+        "answer needs all of them, and in their order where answers is exact; where any one is right, write "
+        '["one", "another"]'
+    ]
+
+
 def _claim(taken: dict[str, str], key: str, where: str, complaint: str) -> None:
     if key in taken:
         raise BadRowError(f"{where}: {complaint} {taken[key]}")
@@ -103,11 +116,12 @@ def _claim(taken: dict[str, str], key: str, where: str, complaint: str) -> None:
 
 
 _CALLS = re.compile(
-    r"<tool_call>|<functioncall>|\A\[?\s*\{\s*[\"'](?:name[\"']\s*:.*[\"'](?:arguments|parameters)"
+    r"<\|?tool_call|<functioncall>|<function=|<\|python_tag\|>|\[TOOL_CALLS\]|<\uff5ctool\u2581calls|\A\[?\s*\{\s*[\"'](?:name[\"']\s*:.*[\"'](?:arguments|parameters)"
     r"|(?:arguments|parameters)[\"']\s*:.*[\"']name)[\"']\s*:",
     re.DOTALL,
 )
-"""An answer that calls a tool by a text: Hermes, Glaive, xLAM."""
+"""An answer that calls a tool by a text: Hermes, Qwen, Granite, Glaive, Llama, Mistral, DeepSeek, xLAM."""
+_NAME_OF_A_TOOL = re.compile(r"[\"']name[\"']\s*:\s*[\"']([\w.-]+)[\"']")
 
 
 class _Builder:
@@ -134,6 +148,8 @@ class _Builder:
             row = self._made.read(where, row, self.cells)
         conversation = self._conversation(where, row)
         question, answer = (conversation.question, conversation.answer) if conversation else self._texts(where, row)
+        if not row.get("tools") and _CALLS.search(answer.lstrip()):
+            self.seen["call a tool in a text, which is learned as a text"] += 1
         example = Example(
             id="",
             question=question,
@@ -180,18 +196,35 @@ class _Builder:
             raise BadRowError(f"{where}: 'label' is false, so '{self._mapping.answer}' is what shall not be written")
         if self._recognised and self._made is None:
             self._refuse_numbered_choices(where, row)
-        if row.get("tools") not in (None, "", "[]", []) and "tools" not in used:
+        lists = row.get("tools") not in (None, "", "[]", []) and "tools" not in used
+        if lists:
             calls = _CALLS.search(self._last_text(row)) is not None
-            if calls and self._recognised and not self._mapping.messages:
-                told = isinstance(row["tools"], str)
-                raise BadRowError(
-                    f"{where}: '{self._mapping.answer}' holds a tool call, and the model is not told of 'tools'; set "
-                    f"data.columns.question={self._mapping.question}, data.columns.answer={self._mapping.answer}"
-                    + (" and data.columns.context=tools to write them below the question" * told)
-                    + (" to train on it all the same" * (not told))
-                )
+            if calls and not self._tells_of(row):
+                self._refuse_unknown_tools(where, row)
             done = "call some in a text" if calls else "call none"
-            self.seen[f"list 'tools' and {done}; the model is not told of them"] += 1
+            self.seen[f"list 'tools' and {done}; the column is not read"] += 1
+
+    def _tells_of(self, row: dict[str, Any]) -> bool:
+        """Whether what is asked, or the system message, names a tool of the row."""
+        turns = (turns_in(row.get(self._mapping.messages)) or [])[:-1] if self._mapping.messages else []
+        asked = f"{turns} {row.get(self._mapping.question)} {row.get(self._mapping.system_message or '')}"
+        return any(name in asked for name in _NAME_OF_A_TOOL.findall(str(row["tools"])))
+
+    def _refuse_unknown_tools(self, where: str, row: dict[str, Any]) -> None:
+        """Refuse a tool call of which the model cannot know, where the settings do not name the columns."""
+        if not self._recognised:
+            return
+        mapping = self._mapping
+        parts = ("messages",) if mapping.messages else ("question", "answer")
+        named = ", ".join(f"data.columns.{part}={getattr(mapping, part)}" for part in parts)
+        writes = isinstance(row["tools"], str) and not mapping.messages
+        what = (
+            " and data.columns.context=tools to write them below the question" if writes else " to train on it anyway"
+        )
+        column = mapping.messages or mapping.answer
+        raise BadRowError(
+            f"{where}: '{column}' holds a tool call, and the model is not told of 'tools'; set {named}{what}"
+        )
 
     def _last_text(self, row: dict[str, Any]) -> str:
         """The answer of a row as it stands there, or the last turn of its conversation."""

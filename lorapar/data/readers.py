@@ -147,7 +147,7 @@ def _jsonl(path: Path, log: Log) -> Iterator[RawRow]:
     if begin == "[" and (values := _listed(text, first, path)) is not None:
         log(f"{path} is one list of rows, not one row a line")
         yield from (_object(value, f"{path}, row {number}") for number, value in enumerate(values, 1))
-    elif begin == "{" and not _is_json(first) and (objects := _of_several_lines(text)):
+    elif begin == "{" and not _is_json(first) and (objects := _of_several_lines(text, path)):
         log(f"{path} has rows of several lines each")
         yield from ((f"{path}:{line}", value) for line, value in objects)
     else:
@@ -158,8 +158,34 @@ def _listed(text: str, first: str, path: Path) -> list[Any] | None:
     """The rows of a file that is one list; None where the first line is already a complete value."""
     if not _is_json(first):
         return list(_parsed(text, path, 1, _IN_LIST))
-    value = json.loads(first)
+    value = _parsed(first, path, 1)
     return value if all(isinstance(one, dict) for one in value) and text.strip() == first.strip() else None
+
+
+_SHOWN = 40
+"""Characters of an object's first value that tell it from others."""
+
+
+class _GivenTwiceError(Exception):
+    """A name stands twice in one object, with two values."""
+
+
+def _one_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; a name may stand in it twice only with one value, because no rule says which is meant."""
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    for name, value in pairs:
+        if value != found[name]:
+            first, begins = pairs[0][0], str(pairs[0][1])[:_SHOWN]
+            raise _GivenTwiceError(
+                f"'{name}' stands twice in one object, with two values; keep the right one (it begins with '{first}': "
+                f"{begins!r})"
+            )
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_one_of_each)
 
 
 def _is_json(text: str) -> bool:
@@ -170,16 +196,18 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _of_several_lines(text: str) -> list[tuple[int, dict[str, Any]]]:
+def _of_several_lines(text: str, path: Path) -> list[tuple[int, dict[str, Any]]]:
     """Consecutive objects, each with the line it begins in; empty where something else is between them."""
     found: list[tuple[int, dict[str, Any]]] = []
-    decoder, place, line = json.JSONDecoder(), 0, 1
+    place, line = 0, 1
     while (begin := _NOT_BLANK.search(text, place)) is not None:
         line += text.count("\n", place, begin.start())
         try:
-            value, end = decoder.raw_decode(text, begin.start())
+            value, end = _DECODER.raw_decode(text, begin.start())
         except (json.JSONDecodeError, RecursionError):
             return []
+        except _GivenTwiceError as error:
+            raise BadInputError(f"{path}:{line}: {error}") from None
         if not isinstance(value, dict):
             return []
         found.append((line, value))
@@ -208,10 +236,9 @@ def _json(path: Path, log: Log) -> Iterator[RawRow]:
 
 def _inside_one_object(text: str, path: Path, log: Log) -> list[Any] | None:
     """The rows of a file that is one object around them, with a note; None where it is not, or is a row itself."""
-    try:
-        whole = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    if not _is_json(text):
         return None
+    whole = _parsed(text, path, 1)
     if not isinstance(whole, dict) or not whole:
         return None
     parts = list(whole.values())
@@ -238,7 +265,9 @@ def _inside_one_object(text: str, path: Path, log: Log) -> list[Any] | None:
 
 def _parsed(text: str, path: Path, first_line: int, remedy: str = "") -> Any:
     try:
-        return json.loads(text)
+        return _DECODER.decode(text)
+    except _GivenTwiceError as error:
+        raise BadInputError(f"{path}:{first_line}: {error}") from None
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
         how = remedy or _remedy(path)

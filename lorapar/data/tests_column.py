@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import symtable
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lorapar.data.cells import BadRowError
 from lorapar.data.written import texts_in
@@ -58,16 +58,30 @@ def _passes_everything(source: str, tree: ast.Module) -> str | None:
     if not _asserts(tree):
         return "asserts nothing, so every answer would pass; give lines such as assert add(2, 3) == 5"
     if not _reaches_an_assert(tree):
-        idle = [node.name for node in ast.walk(tree) if isinstance(node, _FUNCTIONS) and _asserts(node)]
-        return (
-            f"asserts in {', '.join(idle[:3])} only and never calls it, so every answer would pass; call it at the end"
-        )
+        return _how_none_is_reached(tree)
     if not free_names(source) - set(dir(builtins)):
         return (
             "uses no name that the answer would define (built-in and imported functions are not the answer's), so all "
             "answers would come out alike; call the answer's functions by their names"
         )
     return None
+
+
+def _how_none_is_reached(tree: ast.Module) -> str:
+    idle = [node for node in ast.walk(tree) if isinstance(node, _FUNCTIONS) and _asserts(node)]
+    names = ", ".join(node.name for node in idle[:3])
+    called = {getattr(node.func, "id", "") for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    if later := [node.name for node in idle if _runs_later(node) and node.name in called]:
+        return (
+            f"asserts in {names} only, and a call of {later[0]} runs nothing of it, so every answer would pass; write "
+            f"asyncio.run({later[0]}()), or list({later[0]}()) for a generator"
+        )
+    if not idle or {node.name for node in idle} & called:
+        return (
+            "asserts only where no failure shows (an except takes it, or an if is never true), so every answer would "
+            "pass; assert outside of it"
+        )
+    return f"asserts in {names} only and never calls it, so every answer would pass; call it at the end"
 
 
 def _asserts(tree: ast.AST) -> bool:
@@ -77,36 +91,97 @@ def _asserts(tree: ast.AST) -> bool:
 def _can_fail(node: ast.AST) -> bool:
     """Whether a node is an assert, an exception, or a call such as `numpy.testing.assert_allclose(...)`.
 
-    `assert (x == 3, "wrong")` is none: Python asserts that a tuple of two is not empty.
+    An assert that is true whatever the answer does is none: `assert True`, `assert (x == 3, "wrong")`.
     """
     if isinstance(node, ast.Assert):
-        return not (isinstance(node.test, ast.Tuple) and node.test.elts)
+        return not _is_true(node.test)
     if isinstance(node, ast.Call):
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         return name.startswith("assert") or name == "fail"
     return isinstance(node, ast.Raise)
 
 
+def _is_true(test: ast.expr) -> bool:
+    """Whether a condition is true for every answer: a true constant, something that holds another, `f(2) == f(2)`."""
+    if isinstance(test, ast.Constant):
+        return bool(test.value)
+    if isinstance(test, ast.Tuple | ast.List | ast.Set):
+        return bool(test.elts)
+    if isinstance(test, ast.BoolOp):
+        return (any if isinstance(test.op, ast.Or) else all)(map(_is_true, test.values))
+    if isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.Eq | ast.Is | ast.LtE | ast.GtE):
+        return len(test.ops) == 1 and ast.dump(test.left) == ast.dump(test.comparators[0])
+    return isinstance(test, ast.Lambda | ast.JoinedStr | ast.GeneratorExp)
+
+
+def _is_caught(node: ast.Try | ast.TryStar) -> bool:
+    """Whether what fails in a `try` ends there: a handler takes every exception, and raises none."""
+    for handler in node.handlers:
+        kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+        takes_all = any(kind is None or getattr(kind, "id", "") in _TAKE_ASSERTIONS for kind in kinds)
+        if takes_all and not any(map(_stops, ast.walk(handler))):
+            return True
+    return False
+
+
+def _stops(node: ast.AST) -> bool:
+    """Whether a node of a handler fails, or ends the program."""
+    name = getattr(node.func, "attr", getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""
+    return _can_fail(node) or name in ("exit", "_exit")
+
+
+_TAKE_ASSERTIONS = frozenset({"AssertionError", "Exception", "BaseException"})
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _CALLS_BY_TEXT = frozenset({"globals", "locals", "vars", "dir", "getattr", "eval", "exec"})
 """Built-in functions through which a name in a text can be called."""
 
 
 def _reaches_an_assert(tree: ast.Module) -> bool:
-    """Whether running a source comes to an assert: in itself, or in a function of its own whose name it uses."""
+    """Whether running a source comes to an assert: in itself, or in a function of its own whose name it uses.
+
+    Calling a coroutine or a generator runs nothing of it, and an assert in a `try` that takes its exception fails
+    nothing.
+    """
     defined: dict[str, list[ast.AST]] = {}
     for node in ast.walk(tree):
         if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
             defined.setdefault(node.name, []).append(node)
     waiting: list[ast.AST] = [tree]
     while waiting:
-        for node in ast.iter_child_nodes(waiting.pop()):
+        for node in _that_run(waiting.pop(), defined):
             name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
             if _can_fail(node) or name in _CALLS_BY_TEXT:
                 return True
             waiting += defined.pop(name, [])
             if not isinstance(node, _FUNCTIONS) or node.decorator_list or node.name.startswith("__"):
                 waiting.append(node)
+    return False
+
+
+def _that_run(node: ast.AST, defined: Mapping[str, Sequence[ast.AST]]) -> list[ast.AST]:
+    """The parts of a node that count: not what a handler catches, and not the name in a call that runs nothing."""
+    if isinstance(node, ast.Try | ast.TryStar) and _is_caught(node):
+        return [*(one for handler in node.handlers for one in handler.body), *node.orelse, *node.finalbody]
+    if isinstance(node, ast.If) and isinstance(node.test, ast.Constant) and not node.test.value:
+        return list(node.orelse)
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        own = defined.get(getattr(node.value.func, "id", ""), ())
+        if own and all(map(_runs_later, own)):
+            return [*node.value.args, *node.value.keywords]
+    return list(ast.iter_child_nodes(node))
+
+
+def _runs_later(function: ast.AST) -> bool:
+    """Whether calling a function only makes a coroutine or a generator."""
+    if not isinstance(function, ast.FunctionDef):
+        return isinstance(function, ast.AsyncFunctionDef)
+    waiting: list[ast.AST] = list(function.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Yield | ast.YieldFrom):
+            return True
+        if not isinstance(node, (*_FUNCTIONS, ast.Lambda, ast.ClassDef)):
+            waiting += ast.iter_child_nodes(node)
     return False
 
 

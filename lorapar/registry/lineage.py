@@ -146,6 +146,12 @@ def training_facts(folder: Path, weights: str) -> dict[str, Any]:
     return {"weights_sha256": file_sha256(folder / weights), **_chosen(_summary(folder), _TRAINING_METRICS)}
 
 
+def base_weights(folder: Path) -> str | None:
+    """Identity of the base's weights that an adapter in a folder was trained on; None where nothing says so."""
+    found: str | None = _summary(folder).get("base_weights_sha256")
+    return found
+
+
 def _summary(folder: Path) -> Mapping[str, Any]:
     path = folder / "summary.json"
     found: Mapping[str, Any] = read_json(path) if path.is_file() else {}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError
 from lorapar.progress import Progress
@@ -143,15 +144,27 @@ def publish_adapter(publication: Publication, registry: Registry, scratch: Path,
     return Published(version, lineage, verification, recalled=proved is not None)
 
 
-def refuse_other_base(registry: Registry, version: Version, model: ModelConfig) -> None:
-    """Raise BadInputError where a version was made for another base model: the two cannot be compared."""
-    base = lineage_of(registry, version).get("base", {})
+def refuse_other_base(registry: Registry, version: Version, model: ModelConfig, adapter: Path) -> None:
+    """Raise BadInputError where a version was made for another base model: the two cannot be compared.
+
+    What the base is called does not count. Identities of two kinds, of a hub's commit and of a folder's files, say
+    nothing of each other: then the weights decide, which `adapter` was trained on.
+    """
+    lineage = lineage_of(registry, version)
+    base, weights = lineage.get("base", {}), facts.base_weights(adapter)
     name, digest = base.get("name"), base.get("digest")
-    if (name, digest) != (model.name, model.digest):
+    is_same = digest == model.digest and (digest is not None or name == model.name)
+    if not is_same and name is not None and weights is not None and _kind(base) != kind_of(model):
+        is_same = lineage.get("training", {}).get("base_weights_sha256") == weights
+    if not is_same:
         raise BadInputError(
             f"{version}, which is in production, was made for the base model {name} ({digest}), and "
             f"this one for {model.name} ({model.digest}); publish it under another `name`"
         )
+
+
+def _kind(base: Mapping[str, Any]) -> Kind:
+    return kind_of(ModelConfig(name=base["name"], revision=base.get("revision")))
 
 
 def _lineage(publication: Publication, package: Path, serving: Mapping[str, Any], chat: Mapping[str, Any]) -> Lineage:

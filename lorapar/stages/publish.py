@@ -176,7 +176,7 @@ def _fetch_incumbent(call: StageCall[Settings], registry: Registry, version: int
         write_json(folder / "incumbent.json", {"version": None, "digest": None})
         return
     reference = f"{call.settings.name}@{version}"
-    refuse_other_base(registry, registry.resolve(reference), call.settings.model)
+    refuse_other_base(registry, registry.resolve(reference), call.settings.model, call.input("adapter"))
     found = registry.pull(reference, folder / "adapter")
     write_json(folder / "incumbent.json", {"version": found.number, "digest": found.digest})
 

@@ -78,7 +78,13 @@ def test_backslashes_and_line_breaks_in_a_written_list_are_read_as_meant(tmp_pat
 def test_other_texts_stay_what_they_are_without_a_word(tmp_path, text) -> None:
     reference, notes = loaded(tmp_path, text)
     assert reference == text
-    assert not any("reference" in note for note in notes)
+    assert not any("written as a text" in note or "taken for" in note for note in notes)
+
+
+def test_references_of_several_values_are_counted(tmp_path) -> None:
+    *_, note = loaded(tmp_path, "[1, 2]")[1]
+    assert "1 of 2 rows have several values as one reference (the first: '[1, 2]'): an answer needs all of them" in note
+    assert not any("several values" in note for text in ("1,000", "B", "2 1/2") for note in loaded(tmp_path, text)[1])
 
 
 @pytest.mark.parametrize("text", ["Paris|Lutetia", "Paris || Lutetia"])

@@ -128,7 +128,7 @@ def test_what_is_made_of_odd_conversations_is_counted_and_reported(tmp_path):
     assert found.notes[1:] == [
         "1 of 3 rows end with a turn of the user, which nobody answers: it is left out",
         "1 of 3 rows have turns of one role in a row, which are joined by a blank line",
-        "1 of 3 rows list 'tools' and call none; the model is not told of them",
+        "1 of 3 rows list 'tools' and call none; the column is not read",
         "1 of 3 rows have thoughts in 'reasoning_content', which are left out; write them into the content to have "
         "them learned",
     ]
@@ -145,28 +145,39 @@ CALL = '[{"name": "look", "arguments": {"at": 1}}]'
     ],
 )
 def test_tools_of_which_the_model_is_not_told_are_said_in_every_format(tmp_path, row):
-    assert "1 of 1 rows list 'tools' and call none; the model is not told of them" in loaded(tmp_path, row).notes
+    assert "1 of 1 rows list 'tools' and call none; the column is not read" in loaded(tmp_path, row).notes
 
 
 TURNED = '[{"arguments": {"at": 1}, "name": "look"}]'
 
 
-@pytest.mark.parametrize("answer", [CALL, TURNED, "<tool_call>\n{}\n</tool_call>", '<functioncall> {"name": "f"}'])
+@pytest.mark.parametrize(
+    "answer", [CALL, TURNED, "<tool_call>\n{}\n</tool_call>", '<functioncall> {"name": "f"}', "[TOOL_CALLS] [{}]"]
+)
 def test_a_call_of_a_tool_as_text_is_refused_where_the_row_lists_tools(tmp_path, answer):
-    row = {"query": "Look there", "tools": '[{"name": "look"}]', "answers": answer}
-    row = row if answer == CALL else {"question": "Look there", "tools": row["tools"], "answer": answer}
+    row = {"query": "There", "tools": '[{"name": "look"}]', "answers": answer}
+    row = row if answer == CALL else {"question": "There", "tools": row["tools"], "answer": answer}
     named = {"question": next(iter(row)), "answer": "answers" if answer == CALL else "answer"}
     said = ", ".join(f"data.columns.{part}={column}" for part, column in named.items())
     with pytest.raises(BadInputError, match=f"not told of 'tools'; set {said} and data.columns.context=tools to write"):
         loaded(tmp_path, row)
-    with pytest.raises(BadInputError, match=f"set {said} to train on it all the same"):
+    with pytest.raises(BadInputError, match=f"set {said} to train on it anyway"):
         loaded(tmp_path, {**row, "tools": [{"name": "look"}]})
     (example,) = loaded(tmp_path, row, columns={**named, "context": "tools"}).examples
-    assert example.question == f"Look there\n\n{row['tools']}"
+    assert example.question == f"There\n\n{row['tools']}"
     talk = {"messages": [ASKED, {**SAID, "content": answer}], "tools": row["tools"]}
-    for whole in (loaded(tmp_path, row, columns=named), loaded(tmp_path, talk)):
+    with pytest.raises(BadInputError, match=r"set data\.columns\.messages=messages to train on it anyway"):
+        loaded(tmp_path, talk)
+    told = {**talk, "messages": [{"role": "system", "content": "You may look(at)."}, *talk["messages"]]}
+    for whole in (
+        loaded(tmp_path, row, columns=named),
+        loaded(tmp_path, talk, columns={"messages": "messages"}),
+        loaded(tmp_path, told),
+    ):
         assert whole.examples[0].answer == answer
-        assert "1 of 1 rows list 'tools' and call some in a text; the model is not told of them" in whole.notes
+        assert "1 of 1 rows list 'tools' and call some in a text; the column is not read" in whole.notes
+    (note,) = loaded(tmp_path, {"messages": talk["messages"]}).notes[1:]
+    assert note == "1 of 1 rows call a tool in a text, which is learned as a text"
 
 
 def test_turns_of_weight_0_are_context_and_never_the_answer(tmp_path):

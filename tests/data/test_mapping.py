@@ -201,6 +201,23 @@ def test_a_box_without_braces_holds_a_number_or_a_letter(text, boxed):
     assert last_boxed(text) == boxed
 
 
+@pytest.mark.parametrize(
+    ("text", "boxed"),
+    [
+        (r"so $x=\boxed{2}$ or $x = \boxed{3}$.", "2, 3"),
+        (r"$\boxed{2}$, $\boxed{3}$, and $\boxed{\frac{1}{2}}$", r"2, 3, \frac{1}{2}"),
+        (r"\[\boxed{2}\quad\text{or}\quad\boxed{3}\]", "2, 3"),
+        (r"\boxed{5}, \boxed{5}", "5"),
+        (r"First \boxed{2}. Then \boxed{3}.", "3"),
+        (r"\boxed{2}, so adding one gives \boxed{3}", "3"),
+        (r"\boxed{2}\boxed{3}", "3"),
+        (r"} \boxed{\boxed{5}}", "5"),
+    ],
+)
+def test_boxes_that_a_comma_or_a_word_joins_are_one_list(text, boxed):
+    assert last_boxed(text) == boxed
+
+
 def test_the_last_answer_of_a_text_is_the_reference():
     find = reference_finder(ANSWER_IS)
     assert find("The answer is not known yet. Then the answer is 7.") == "7"

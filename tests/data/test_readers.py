@@ -109,6 +109,12 @@ def test_blank_lines_are_nothing_and_numbers_still_right(tmp_path):
         ("a.json", b'{"train": [{"a": 1}], "test": [{"a": 2}]}', r"has several lists of rows, 'train', 'test'; write"),
         ("a.xlsx", b"", r"cannot read '\.xlsx' files; save the sheet as CSV in UTF-8; known"),
         ("a.arrow", b"", r"cannot read '\.arrow' files; write Parquet, as datasets\.Dataset\.from_file"),
+        (
+            "a.jsonl",
+            b'{"a": 1, "a": 1}\n{"a": 1, "a": 2}',
+            r"a\.jsonl:2: 'a' stands twice in one object, with two values",
+        ),
+        ("a.json", b'[{"q": {"b": "x", "b": "y"}}]', r"a\.json:1: 'b' stands twice .* \(it begins with 'b': 'x'\)"),
         ("a.ndjson", b"a\n", r"a\.ndjson:1: not JSON: .*; every line must be one whole JSON object"),
         ("a.txt", b"", r"cannot read '\.txt' files; a text does not say where a question ends"),
         ("a.pkl", b"", r"cannot read '\.pkl' files; such files may run code when they are read: write Parquet"),

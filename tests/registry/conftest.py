@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorapar.adapter import AdapterSettings, attach, save_adapter
+from lorapar.adapter import AdapterSettings, attach, base_digest, save_adapter
 from lorapar.basemodel import load_model
 from lorapar.config import ModelConfig
 from lorapar.records import Example, Label, write_json, write_records
@@ -36,7 +36,8 @@ def train(folder: Path, dtype: str = "float32") -> Path:
             if "lora_" in name:
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
     save_adapter(model, folder)
-    write_json(folder / "summary.json", {"steps": 3, "seconds": 1.5, "reward_first": 0.25, "reward_last": 0.75})
+    summary = {"steps": 3, "seconds": 1.5, "reward_first": 0.25, "reward_last": 0.75}
+    write_json(folder / "summary.json", {**summary, "base_weights_sha256": base_digest(model)})
     seal(folder, "rl.adapter")
     return folder
 

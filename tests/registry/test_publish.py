@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -142,11 +143,23 @@ def test_nothing_becomes_visible_that_failed_the_proof(publication, registry, tm
     assert not list(registry.store.list())
 
 
-def test_an_incumbent_for_another_base_is_refused(publication, registry, base, tmp_path) -> None:
+def test_an_incumbent_for_another_base_is_refused_whatever_the_bases_are_called(
+    publication, registry, base, origins, tmp_path
+) -> None:
     version = published(publication, registry, tmp_path).version
-    refuse_other_base(registry, version, base)
-    with pytest.raises(BadInputError, match=r"my-adapter@1.*base model builtin:tiny.*another `name`"):
-        refuse_other_base(registry, version, base.model_copy(update={"digest": "0" * 64}))
+
+    def refuse(name: str, digest: str | None, adapter: Path = origins.adapter) -> None:
+        refuse_other_base(registry, version, base.model_copy(update={"name": name, "digest": digest}), adapter)
+
+    refuse("builtin:tiny", base.digest)
+    refuse("/models/copy-of-tiny", base.digest)
+    refuse("/models/copy-of-tiny", "0" * 64)  # a folder's files, with the weights of the built-in model
+    other = tmp_path / "other"
+    other.mkdir()
+    write_json(other / "summary.json", {"base_weights_sha256": "0" * 64})
+    for name, adapter in (("builtin:tiny", origins.adapter), ("/models/another", other)):
+        with pytest.raises(BadInputError, match=r"my-adapter@1.*base model builtin:tiny.*another `name`"):
+            refuse(name, "0" * 64, adapter)
 
 
 def test_the_card_is_one_the_hub_reads(publication, tmp_path) -> None:
