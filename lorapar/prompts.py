@@ -343,8 +343,8 @@ def _apply_template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Messa
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
         raise BadInputError(
-            f"the chat template of {tokenizer.name_or_path} refuses the roles {roles} ({error}); "
-            "bring one that takes them with model.chat_template"
+            f"the chat template of {tokenizer.name_or_path} refuses the roles {roles} ({error}); where it asks for an "
+            "option, set that in model.chat_template_kwargs, else bring one that takes them with model.chat_template"
         ) from None
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # A template is a program: what it does with some text may fail in any way of Python's.

@@ -8,25 +8,22 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from lorapar.config import BenchmarkConfig
-from lorapar.errors import BadInputError, LoraparError, UnreachableError, nearest
+from lorapar.errors import BadInputError, nearest
+from lorapar.evaluation.benchmarks.building import built_task, first_line
 from lorapar.evaluation.benchmarks.known_texts import ROLLING, known_texts
 from lorapar.evaluation.benchmarks.quiet import silent
 from lorapar.evaluation.benchmarks.task_files import Code, TaskFile, code_in, wrong
+from lorapar.evaluation.benchmarks.trial import BY_ROW, CannotJudgeError, is_sure, judges_rows, try_judging
 from lorapar.records import digest_of
 from lorapar.store import file_sha256
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
-BY_ROW = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match")
-"""lm-eval's own metrics that say of each row whether it is right; the others are metrics of all rows together."""
-_STRUCTURE = ("tag", "group", "task_list", "include")
-_FILES = ("json", "csv", "parquet", "text", "arrow")
-"""Builders of datasets that read files."""
 _TEMPLATE = re.compile(r"\{[{%]")
 Metric = tuple[str, str]
 """A metric and the filter that answers pass before it."""
@@ -91,17 +88,18 @@ def build_named(config: BenchmarkConfig, found: TaskFile, seed: int) -> NamedTas
     where its data set cannot be had, ModuleNotFoundError where lm-eval is not installed.
     """
     with silent(), template_box(config):
-        task = _built(config, found)
+        task = built_task(config, found)
         docs = list(task.eval_docs)
         _check_columns(config, found, task)
         _check_rows(config, task, docs)
         task.set_fewshot_seed(seed)
         digest = _digest(config, found, task, docs)
+        metric = _judging_metric(config, task)
     if config.digest is not None and config.digest != digest:
         raise BadInputError(f"evaluate.benchmarks: the rows of {config.task} are not those that plan saw; plan again")
     remarks = tuple(limit_remarks(config, len(docs)))
     asked = drawn(len(docs), config.limit, seed)
-    return NamedTask(config, task, asked, _ids(docs), _metric(config, task), digest, remarks)
+    return NamedTask(config, task, asked, _ids(docs), metric, digest, remarks)
 
 
 def limit_remarks(config: BenchmarkConfig, rows: int) -> list[str]:
@@ -148,143 +146,6 @@ def template_box(config: BenchmarkConfig) -> Iterator[None]:
         utils.env = plain
 
 
-def _built(config: BenchmarkConfig, found: TaskFile) -> Task:
-    from lm_eval.api.task import ConfigurableTask
-
-    values = _values(config, found)
-    _check_metrics(config, found, values)
-    try:
-        made = values.get("class")
-        with _answering_hub(config, values):
-            task = ConfigurableTask(config=values) if made is None else made()
-        if config.few_shot is not None:
-            task.set_config("num_fewshot", config.few_shot)
-    except LoraparError:
-        raise
-    except Exception as error:  # whatever lm-eval and datasets raise about a file, its settings or its data
-        raise _data_error(config, values, error) or wrong(config, f"{found.path}: {_first_line(error)}") from None
-    if getattr(task, "MULTIMODAL", False):
-        raise wrong(config, "its rows have images or sound, which this model cannot be asked")
-    if str(task.OUTPUT_TYPE) == ROLLING and config.chat:
-        raise wrong(config, "it scores plain texts, so it cannot use a chat template; leave chat out")
-    return task
-
-
-@contextmanager
-def _answering_hub(config: BenchmarkConfig, values: Mapping[str, Any]) -> Iterator[None]:
-    """Within the block a hub that is silent is not asked again and again: what is in the cache is taken, or nothing."""
-    name = values.get("dataset_path")
-    if not isinstance(name, str) or name in _FILES or Path(name).exists() or "class" in values:
-        yield
-        return
-    import datasets
-    from huggingface_hub import constants
-
-    from lorapar.basemodel.hub import commit_of
-
-    places = ((datasets.config, "HF_HUB_OFFLINE"), (constants, "HF_HUB_OFFLINE"))
-    before = [getattr(place, key) for place, key in places]
-    try:
-        commit_of(name, None, "dataset")
-    except UnreachableError:
-        for place, key in places:
-            setattr(place, key, True)
-    except BadInputError as error:
-        raise wrong(config, str(error).removeprefix("data.source: ")) from None
-    try:
-        yield
-    finally:
-        for (place, key), value in zip(places, before, strict=True):
-            setattr(place, key, value)
-
-
-def _check_metrics(config: BenchmarkConfig, found: TaskFile, values: Mapping[str, Any]) -> None:
-    """Refuse a metric that lm-eval lacks: it would look for code of that name on the hub."""
-    import lm_eval.api.metrics  # noqa: F401 - fills the registry
-    from lm_eval.api.registry import metric_registry
-
-    outside = found.folder is not None or "metric_list" in found.changed
-    if not outside or values.get("process_results") is not None:
-        return
-    known = sorted(str(name) for name in metric_registry)
-    for one in values.get("metric_list") or ():
-        name = one.get("metric") if isinstance(one, dict) else None
-        if not callable(name) and name not in known and not (isinstance(one, dict) and one.get("hf_evaluate")):
-            raise wrong(
-                config,
-                f"{found.path}: metric_list: lm-eval has no metric '{name}'{nearest(str(name), known)}; it has: "
-                f"{', '.join(known)}",
-            )
-
-
-def _values(config: BenchmarkConfig, found: TaskFile) -> dict[str, Any]:
-    """The task file's fields with functions imported, paths of its data made whole, and what the settings change."""
-    values: dict[str, Any]
-    from lm_eval.tasks._yaml_loader import load_yaml
-
-    try:
-        values = load_yaml(found.path, resolve_func=True) if code_in(found.own) else dict(found.own)
-        changed = {key: _imported(value, found.changed_in) for key, value in found.changed.items()}
-    except Exception as error:
-        raise wrong(config, f"{found.path}: its code cannot be imported: {_first_line(error)}") from None
-    values = {**values, **changed, "task": found.name}
-    values = {name: value for name, value in values.items() if name not in _STRUCTURE} | config.overrides
-    kwargs = values.get("dataset_kwargs")
-    if isinstance(kwargs, dict) and found.folder is not None:
-        beside = {key: _beside(found.path, kwargs[key]) for key in ("data_files", "data_dir") if key in kwargs}
-        values["dataset_kwargs"] = {**kwargs, **beside}
-    if config.max_new_tokens is not None and values.get("output_type", "generate_until") == "generate_until":
-        values["generation_kwargs"] = {
-            **(values.get("generation_kwargs") or {}),
-            "max_gen_toks": config.max_new_tokens,
-        }
-    return values
-
-
-def _imported(value: Any, path: Path | None) -> Any:
-    """A value of a group's file with functions in the place of their names."""
-    from lm_eval.tasks._yaml_loader import _import_func_in_yml
-
-    if isinstance(value, Code) and path is not None:
-        return _import_func_in_yml(value.name, path.parent)
-    if isinstance(value, dict):
-        return {key: _imported(one, path) for key, one in value.items()}
-    return [_imported(one, path) for one in value] if isinstance(value, list) else value
-
-
-def _beside(path: Path, files: Any) -> Any:
-    """Paths of data, taken from the folder of the task file where they are relative and are there."""
-    if isinstance(files, dict):
-        return {split: _beside(path, one) for split, one in files.items()}
-    if isinstance(files, list):
-        return [_beside(path, one) for one in files]
-    whole = path.parent / str(files)
-    return str(whole) if any(path.parent.glob(str(files))) or whole.exists() else files
-
-
-def _data_error(config: BenchmarkConfig, values: Mapping[str, Any], error: Exception) -> LoraparError | None:
-    """What is wrong with the data set, where it is that."""
-    name = str(values.get("dataset_path"))
-    if isinstance(error, ConnectionError) or type(error).__name__ in ("OfflineModeIsEnabled", "HfHubHTTPError"):
-        return UnreachableError(
-            f"evaluate.benchmarks: {config.task}: its data set {name} cannot be read here: the hub did not answer; "
-            "download it first where there is a network (HF_HOME is its cache), or name a task with files of your own "
-            "in task_folder"
-        )
-    if type(error).__name__ == "UndefinedError":  # of Jinja; lm-eval tries the first row
-        return wrong(config, f"row 1: {error}: a template of the task file names a column that the rows lack")
-    if isinstance(error, FileNotFoundError) or type(error).__name__.startswith("Dataset"):
-        files = (values.get("dataset_kwargs") or {}).get("data_files") if name in _FILES else None
-        return wrong(config, f"its data set {files or name} cannot be read: {_first_line(error)}")
-    return None
-
-
-def _first_line(error: BaseException) -> str:
-    cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
-    lines = str(cause).strip().splitlines()
-    return f"{type(cause).__name__}: {lines[0][:300]}" if lines else type(cause).__name__
-
-
 def _check_columns(config: BenchmarkConfig, found: TaskFile, task: Task) -> None:
     """Refuse a column that the rows lack: lm-eval would ask, or expect, its name as the text of every row."""
     columns = [str(one) for one in getattr(task, "features", None) or ()]
@@ -314,7 +175,7 @@ def _check_rows(config: BenchmarkConfig, task: Task, docs: Sequence[Mapping[str,
         try:
             fault = _fault(task, doc)
         except Exception as error:  # templates and functions of the task file fail in their own ways
-            fault = _first_line(error)
+            fault = first_line(error)
         if fault:
             raise wrong(config, f"row {number}: {fault} (columns: {', '.join(map(str, doc))})")
     wanted = int(task.config.num_fewshot or 0)
@@ -334,16 +195,30 @@ def _fault(task: Task, doc: Mapping[str, Any]) -> str | None:
         return f"its choices (doc_to_choice) are {choices!r:.60}; give a list of two or more"
     right = text if getattr(task, "multiple_input", 0) else target
     for one in right if isinstance(right, list) else [right]:
-        known = one in choices if isinstance(one, str) else isinstance(one, int) and 0 <= one < len(choices)
+        known = one in choices if isinstance(one, str) else isinstance(one, Integral) and 0 <= int(one) < len(choices)
         if not known:
             return f"its right answer (doc_to_target) is {one!r:.60}, which is not among its {len(choices)} choices"
     return None
 
 
+def _judging_metric(config: BenchmarkConfig, task: Task) -> Metric | None:
+    """`_metric`; raises BadInputError where the task could judge no answer here."""
+    try:
+        try_judging(task)
+        return _metric(config, task)
+    except CannotJudgeError as error:
+        raise wrong(
+            config,
+            f"its answers cannot be judged here: {first_line(error.__cause__ or error)}; make that available, or name "
+            "another task",
+        ) from None
+
+
 def _metric(config: BenchmarkConfig, task: Task) -> Metric | None:
     metrics, filters = metrics_of(task), _filters(task)
     if config.metric is None:
-        return next((found for one in metrics if (found := row_metric(task, one)) is not None), None)
+        found = [pair for one in metrics if (pair := row_metric(task, one)) is not None]
+        return next((pair for pair in found if is_sure(task, pair[0])), found[0] if found else None)
     name, comma, chosen = config.metric.partition(",")
     if name not in metrics:
         raise wrong(config, f"the task has no metric '{name}'{nearest(name, metrics)}; it has: {', '.join(metrics)}")
@@ -357,8 +232,11 @@ def _metric(config: BenchmarkConfig, task: Task) -> Metric | None:
 def row_metric(task: Task, name: str, filtered: str | None = None) -> Metric | None:
     """A metric behind a filter (the first where none is named), where the task has both and it judges rows."""
     filters = _filters(task)
-    judges = name in BY_ROW or callable(getattr(task.config, "process_results", None))
-    if name not in metrics_of(task) or not judges or (filtered is not None and filtered not in filters):
+    if (
+        name not in metrics_of(task)
+        or (filtered is not None and filtered not in filters)
+        or not judges_rows(task, name)
+    ):
         return None
     return name, filters[0] if filtered is None else filtered
 
