@@ -114,6 +114,7 @@ def load_model(config: ModelConfig, progress: Progress | None = None, *, sharded
     elif not (sharded or spread):
         model.to(device)
     model.eval()
+    _keep_tokens_only(model)
     make_head_input_contiguous(model)
     require_decoder(model, config)
     return model
@@ -140,6 +141,21 @@ def _read(
         warn_no_mmap(folder, error)
         model, about = read(disable_mmap=True)
     return model, about["missing_keys"]
+
+
+def _keep_tokens_only(model: PreTrainedModel) -> None:
+    """Leave the token ids alone of the model's own generation settings.
+
+    transformers fills with them what a call leaves open: stop strings, which then fail for want of a tokenizer, or
+    tokens that are never written, which a plain greedy answer knows nothing of. What ends an answer is read from the
+    model's files (`lorapar.basemodel.answer_end`).
+    """
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+    if own is not None:
+        model.generation_config = GenerationConfig(**{name: getattr(own, name, None) for name in names})
 
 
 def _require_whole(missing: Collection[str], config: ModelConfig) -> None:
@@ -280,4 +296,9 @@ def _readable(config: ModelConfig) -> Iterator[None]:
         reason = " ".join(str(error).split()).partition(" Model type should be one of ")[0]
         if reason.startswith("Unrecognized configuration class"):
             reason = "transformers has no causal language model of its type; name a decoder that reads text alone"
+        if "backend tokenizer" in reason:
+            reason = (
+                "there is no tokenizer beside its weights that can be read: it takes tokenizer.json, or "
+                "tokenizer.model and `pip install sentencepiece`; save the tokenizer there with save_pretrained"
+            )
         raise BadInputError(f"model.name: {config.name} cannot be loaded: {kind}{reason}") from error

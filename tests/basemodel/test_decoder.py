@@ -70,6 +70,25 @@ def test_a_type_that_cannot_be_tuned_is_told_before_a_model_is_made_of_it(tmp_pa
             load(config)
 
 
+def test_what_a_models_own_generation_settings_ask_beside_tokens_is_left_out(tokenizer, tmp_path):
+    """Stop strings would fail for want of a tokenizer, and suppressed tokens make a greedy answer another one."""
+    load_model(TINY).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    free = decoder._behind_padding(load_model(TINY), [5, 6, 7], 2)[0]
+    settings = {"eos_token_id": [2, 0], "stop_strings": ["###"], "suppress_tokens": free, "repetition_penalty": 9.0}
+    (tmp_path / "generation_config.json").write_text(json.dumps(settings))
+    model = load_model(TINY.model_copy(update={"name": str(tmp_path)}))
+    try_decoder(model, tokenizer, TINY)
+    assert decoder._behind_padding(model, [5, 6, 7], 2)[0] == free
+    assert model.generation_config.eos_token_id == [2, 0]
+
+
+def test_a_folder_without_a_tokenizer_is_one_line(tmp_path):
+    load_model(TINY).save_pretrained(tmp_path)
+    with pytest.raises(BadInputError, match=r"there is no tokenizer beside its weights .* it takes tokenizer\.json"):
+        load_tokenizer(ModelConfig(name=str(tmp_path)))
+
+
 def test_a_model_that_does_not_run_is_one_line(tokenizer, monkeypatch):
     model = made("llama", **HEADS)
     monkeypatch.setattr(model, "forward", lambda **_: model.config.num_patches)
