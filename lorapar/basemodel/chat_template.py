@@ -48,10 +48,10 @@ _WITH_SYSTEM = (PROBE_SYSTEM, *PROBE_QUESTION)
 def settle_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> None:
     """Give the tokenizer the one template that everything uses; a template that needs no change is left as it is.
 
-    Raises BadInputError for a template that is not written as Jinja wants it, and where `model.chat_template_kwargs`
-    names what the template does not read.
+    Raises BadInputError for a template that is not written as Jinja wants it, for several of which none is the default,
+    and where `model.chat_template_kwargs` names what the template does not read.
     """
-    template = config.chat_template or _own(tokenizer) or PLAIN_TEMPLATE
+    template = config.chat_template or _own(tokenizer, config) or PLAIN_TEMPLATE
     _check_read(template, config)
     tokenizer.chat_template = _assignments(config.chat_template_kwargs) + template
     _check_syntax(tokenizer, config)
@@ -145,9 +145,14 @@ def _check_syntax(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> No
         return  # it may refuse this chat and take others, and says so where rows are rendered
 
 
-def _own(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """The tokenizer's template; of several by name the one called default."""
+def _own(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> str | None:
+    """The tokenizer's template; of several by name the one called default, and none is guessed among others."""
     found = tokenizer.chat_template
+    if isinstance(found, dict) and found and "default" not in found:
+        raise BadInputError(
+            f"model.name: {config.name} has chat templates by name ({', '.join(sorted(found))}) and none is called "
+            "default; copy the one to use into a file and name that in model.chat_template"
+        )
     named = found.get("default") if isinstance(found, dict) else found
     return str(named) if named else None
 

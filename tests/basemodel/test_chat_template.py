@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from lorapar.basemodel import load_tokenizer, moves_system_text
+from lorapar.basemodel.chat_template import settle_template
 from lorapar.basemodel.tiny import CHATML
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError
@@ -71,3 +72,15 @@ def test_a_template_is_read_from_its_file_at_once(tmp_path, encoding):
 def test_settings_that_cannot_work_are_refused(field, value, message):
     with pytest.raises(ValidationError, match=message):
         ModelConfig(**{field: value})
+
+
+def test_of_several_templates_by_name_the_default_is_used_and_none_is_guessed():
+    loaded, config = load_tokenizer(ModelConfig(name="builtin:tiny")), ModelConfig(name="builtin:tiny")
+    loaded.chat_template = {"default": FORGETTING, "tool_use": "{{ tools }}"}
+    settle_template(loaded, config)
+    assert rendered(loaded, CHAT[1:]) == "[3+4?]"
+    loaded.chat_template = {"rag": FORGETTING, "tool_use": "{{ tools }}"}
+    with pytest.raises(BadInputError, match=r"has chat templates by name \(rag, tool_use\) and none is called default"):
+        settle_template(loaded, config)
+    settle_template(loaded, config.model_copy(update={"chat_template": REFUSING}))
+    assert rendered(loaded, CHAT[1:]) == "[3+4?]"
