@@ -69,7 +69,8 @@ def _checked_bits(system: str, name: str, tensor: torch.Tensor) -> Bits:
         raise BadInputError(f"{where} contain NaN or infinity: score again, in float32 or bfloat16")
     if bits.max() == 0:
         raise BadInputError(
-            f"{where} are all zero, so nothing in it can be ranked: A and B must both start non-zero "
-            "(any adapter.init does) and the examples must reach this layer"
+            f"{where} are all zero, so nothing in it can be ranked: A and B must both start non-zero (any adapter.init "
+            "does), the examples must reach this layer, and the model must not multiply what it gives by zero, as an "
+            "untrained one may; leave such a module out of adapter.layout"
         )
     return bits
