@@ -59,7 +59,8 @@ _ONE = re.compile(
     rf"(?:(?P<gap>\s*-?)(?P<after>{_AFTER}))?\s*[.,;]?"
 )
 _NAMED = re.compile(
-    r"(?P<name>\\?[^\W\d_][\w'(){}\\]{0,24}(?:\s+[^\W\d_]{1,20}){0,3})\s*(?P<mark>[=:])\s*(?P<rest>.+)", re.DOTALL
+    r"(?P<name>(?!\\[dtc]?frac|\\sqrt)\\?[^\W\d_][\w'(){}\\]{0,24}(?:\s+[^\W\d_]{1,20}){0,3})\s*(?P<mark>[=:])\s*(?P<rest>.+)",
+    re.DOTALL,
 )
 """`x = 5`, `f(x) = 5`, `Total cost: 5`."""
 _BRACKETS = re.compile(r"\((.*)\)|\[(.*)\]|\{(.*)\}", re.DOTALL)
@@ -197,7 +198,7 @@ _PART_BEFORE = re.compile(
     r"|(?:root|square|cube|half|third|quarter|factorial|logarithm)\sof)"
     rf"|[0-9]\s?(?:{_MEASURES})(?:\sand)?|[0-9]['\u2032]|\b(?:{_MONTHS})"  # 5 ft 6 in
     r"|\}\s?\{|\\(?:sqrt|overline|bar)\s?(?:\[[^\]]*\])?\{?"
-    r"|[^\W\d_]\w*\s?=\s?[-+.0-9]+\s?(?:,|;|\band\b|\bor\b)\s?[^\W\d_]\w*\s?=)\s*\Z",  # x = 5, y = 6
+    r"|(?<![\w)])[^\W\d_]\w*\s?=\s?[-+.0-9]+\s?(?:,|;|\band\b|\bor\b)\s?[^\W\d_]\w*\s?=)\s*\Z",  # x = 5, y = 6
     re.IGNORECASE,
 )
 """What a number is a part of, by what stands before it."""
@@ -337,11 +338,22 @@ def last_stated_number(text: str) -> str | None:
     first = unit[1].split()[0] if unit else ""
     if unit is None or first.casefold() in _JOINING or (first in ("a", "I") and first != unit[1]):
         return number
+    if (several := _in_millions(number, unit[1].split())) is not None:
+        return several
     measure = unit[1] if first.strip(".").casefold() in _ALONE else first
     is_decade = first == "s" and not unit[0][0].isspace() and _DECADE.fullmatch(number)
     gap = unit[0][: unit.start(1) - unit.start()]
     changes = not _leaves_the_number(measure) or begins_with_algebra(unit[1], gap) or is_decade
     return None if changes else f"{number}{unit[0]}"
+
+
+def _in_millions(number: str, words: list[str]) -> str | None:
+    """A number with the word that multiplies it (`1.5 million`); None where there is none, or another one behind it."""
+    first, behind = words[0].strip("."), "".join(words[1:2])
+    if first.casefold() not in NAMES_OF_NUMBERS or behind.casefold() in NAMES_OF_NUMBERS | {"and"}:
+        return None
+    found = quantity_of(f"{number} {first}")
+    return f"{number} {first}" if found is not None and found.in_words else None
 
 
 def _is_a_part(number: str, before: str, behind: str) -> bool:

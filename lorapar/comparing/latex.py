@@ -50,6 +50,11 @@ _TEN = re.compile(
     r"(?<![0-9.])10\s*\^\s*(?:\{\s*(-?[0-9]{1,3})\s*\}|([0-9]{1,3}))(?![0-9])"
 )
 _ASSIGNED = re.compile(r"\\?[a-zA-Z]+\s*(?:=|\\in(?![a-zA-Z]))\s*([^=<>]+)")
+_UNSOLVED = re.compile(
+    r"[-+]?(?:[0-9.]+(?:/[0-9]+)?|\\frac\{[0-9]+\}\{[0-9]+\})\s*\\?[a-zA-Z]+(?:\^\{?[0-9]+\}?)?\s*=.*"
+    r"|[-+]?\\?[a-zA-Z]+(?:\^\{?[0-9]+\}?|/[0-9]+)\s*=.*"
+)
+"""An equation in a multiple or a power of a variable, of which math-verify takes the right side: `2x = 5`."""
 _NAMED = re.compile(
     r"(?<![\\a-zA-Z])(sqrt|(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|exp|min|max|gcd|pi|theta|alpha|beta|gamma)(?![a-zA-Z])"
 )
@@ -89,6 +94,8 @@ def decided(answer: str, reference: str, *, units: bool = True) -> bool | MathTe
     if same_answer(answer, reference):
         return True
     given, wanted = alike(*_sides(_plain(answer), _plain(reference)))
+    if ("=" in given) is not ("=" in wanted) and (_UNSOLVED.fullmatch(given) or _UNSOLVED.fullmatch(wanted)):
+        return False
     if same_answer(given, wanted) or is_same_text(given, wanted):
         return True
     fits = max(len(given), len(wanted)) <= _LONGEST

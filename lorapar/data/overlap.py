@@ -9,6 +9,7 @@ where they are equal. Signs of calculations and decimal points count as well: `2
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ _ONE_OPERATOR = {
     },
 }
 """Ways of writing one operator."""
-_ENDS_A_VALUE = re.compile(r"(?:[0-9]|(?<![^\W_])[^\W\d_]|[)\]}])(?:\*\*|[ \t$])*\Z")
+_ENDS_A_VALUE = re.compile(r"(?:[0-9]|(?<![^\W\d_])[^\W\d_]|[)\]}])(?:\*\*|[ \t$])*\Z")
 _BEGINS_A_VALUE = re.compile(r"(?:\*\*|[\s$])*(?:[-+]?[0-9.(\[{\\]|[^\W\d_](?![^\W\d_]))")
 _BETWEEN_VALUES = frozenset("-+*/^<>")
 _DASHES = frozenset("\u2010\u2011\u2012\u2013\u2014\u2015")
@@ -48,6 +49,9 @@ _PARTED = re.compile(
     r"|(?<![\w.])(?:[0-9]{4}([-/.])[0-9]{1,2}\2[0-9]{1,2}|[0-9]{1,2}([-/.])[0-9]{1,2}\3[0-9]{4})(?![\w])"
 )
 """Dates, years that are a range, and telephone numbers: their signs calculate nothing."""
+_THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+_FRACTIONS = re.compile(r"\\[dtc]frac(?![a-z])")
+_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}
 _BESIDE = 8
 """Characters that are looked at beside an operator."""
 
@@ -172,6 +176,7 @@ def _whole(words: list[str]) -> str:
 
 def _words(text: str) -> list[str]:
     """The words in small letters, with the operators before each, and `!` and `%` behind it: `2`, `+ 2`, `- 3!`."""
+    text = _THOUSANDS.sub("", _one_form(text))
     text = _PARTED.sub(lambda one: " " if one["from"] else re.sub("[^0-9]", " ", one[0]), text.casefold())
     words: list[str] = []
     waiting = ""
@@ -186,6 +191,13 @@ def _words(text: str) -> list[str]:
         elif not one["bold"] and _is_operator(text, one):
             waiting += _ONE_OPERATOR.get(one[0], one[0]) + " "
     return words
+
+
+def _one_form(text: str) -> str:
+    """A text with one form for each character (full-width ones, accents in two parts) and each fraction of LaTeX."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text).translate(_FULL_WIDTH)
+    return _FRACTIONS.sub(r"\\frac", text) if "frac" in text else text
 
 
 def _is_operator(text: str, found: re.Match[str]) -> bool:

@@ -250,7 +250,7 @@ def base_and_power(plain: str) -> tuple[str, str]:
     plain = _POWER.sub(lambda found: "\u00b2\u00b3"[int(found[1]) - 2], plain.rstrip("."))
     if (power := _SQUARE_OR_CUBIC.fullmatch(plain)) is None:
         return plain, ""
-    return power["behind"] or power["before"], "\u00b2" if power["square"] or power["squared"] else "\u00b3"
+    return (power["behind"] or power["before"]).strip(), "\u00b2" if power["square"] or power["squared"] else "\u00b3"
 
 
 def _singular(plain: str) -> str:

@@ -110,6 +110,9 @@ SAME = [
     (r"10\sqrt{3}\text{ cm}", r"10\sqrt{3}"),
     (r"25\pi \text{ square units}", r"25\pi"),
     ("36\u03c0 cm\u00b2", r"36\pi \text{ square centimeters}"),
+    (r"25\pi\text{ cm}^2", r"25\pi"),
+    ("x+y=5", "5"),
+    (r"\sin x = \frac12", r"\frac{1}{2}"),
 ]
 DIFFERENT = [
     # what math-verify by itself was seen to take for the same
@@ -162,6 +165,10 @@ DIFFERENT = [
     (r"10\sqrt3\text{ cm}", r"10\sqrt3\text{ m}"),
     (r"10\sqrt3\text{ cm}", "10"),
     (r"\sqrt3 m", r"\sqrt3"),
+    # an equation that is not solved
+    ("2x = 5", "5"),
+    ("x^2 = 5", "5"),
+    (r"\frac{1}{2}x = 5", "5"),
     # only between values do `or` and `and` make a list
     ("A or B", "A and B"),
     ("p or q", "p and q"),
