@@ -69,7 +69,7 @@ _ENDS_IN_ZEROS = r"[1-9][0-9]{0,2}(?: [0-9]{3})* 0[0-9]{2}"
 # Times are read over. `3,4` may be two numbers, but not before a currency or per cent. Between two numbers a sign is a
 # step of a calculation (7-2), anywhere else it belongs to the number (=-2).
 _IN_TEXT = re.compile(
-    rf"[0-9]+(?:(?::| : )[0-9]+)+|(?<![^\W_])(?![0-9.]+\s?\^)[^\W_]+\s?\^\s?\{{?[-+]?[0-9]+\}}?"
+    rf"[0-9]+(?:(?::| : )[0-9]+)+|(?<![^\W_])(?=[^\W_])(?![0-9.]{{1,40}}\s?\^)[^\W_]+\s?\^\s?\{{?[-+]?[0-9]+\}}?"
     rf"|((?:(?<![\w)]){_SIGN}|(?<![\w.,^]))(?:{_POWER}|(?:{_PLAIN}\s?(?:[xX\u00d7\u00b7*]|\\times|\\cdot)\s?)?10\s?\^\s?\{{?[-+]?[0-9]{{1,3}}\}}?(?![\w^]))|(?:(?<![0-9A-Za-z)]){_SIGN})?[$\u20ac\u00a3]?"
     rf"(?:(?:[0-9]{{1,9}}\s)?(?<![0-9/])[0-9]{{1,9}}\s?/\s?[0-9]{{1,9}}(?![0-9/])"
     rf"|[1-9][0-9]{{0,2}}(?:[{_SPACES}][0-9]{{3}})+(?![0-9]){_POINT}"

@@ -105,8 +105,8 @@ def _is_true(test: ast.expr) -> bool:
     """Whether a condition is true for every answer: a true constant, something that holds another, `f(2) == f(2)`."""
     if isinstance(test, ast.Constant):
         return bool(test.value)
-    if isinstance(test, ast.Tuple | ast.List | ast.Set):
-        return bool(test.elts)
+    if isinstance(test, ast.Tuple | ast.List | ast.Set | ast.Dict):
+        return bool(test.keys if isinstance(test, ast.Dict) else test.elts)
     if isinstance(test, ast.BoolOp):
         return (any if isinstance(test.op, ast.Or) else all)(map(_is_true, test.values))
     if isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.Eq | ast.Is | ast.LtE | ast.GtE):
