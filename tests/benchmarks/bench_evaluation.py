@@ -160,7 +160,5 @@ def test_rows_that_ended_are_left_out(base) -> None:
     assert answers[True] == answers[False]
     ratio = median(seconds[True][1:]) / median(seconds[False][1:])
     mean_tokens = fmean(map(len, answers[True][0]))
-    print(
-        f"\n{len(rows)} rows, {base.dtype}, {mean_tokens:.0f} of {2 * TOKENS} tokens: {ratio:.2f} of all rows to the end"
-    )
+    print(f"\n{len(rows)} rows, {base.dtype}, {mean_tokens:.0f} of {2 * TOKENS} tokens: {ratio:.2f} of all rows")
     assert ratio <= 0.95
