@@ -32,11 +32,11 @@ _WIDER = 1.4
 _CONTEXT_BYTES = {"cuda": 500_000_000, "cpu": 650_000_000}
 """CUDA's context; Python with torch, transformers, TRL and PEFT."""
 _QUANTIZED_LIBRARY_BYTES = 60_000_000
-_HOLES_OF_ACTIVATIONS, _HOLES_OF_LOGITS = 0.5, 0.1
-"""What glibc's heap takes beyond the tensors themselves; logits come in few large blocks."""
+_HOLES = 0.5
+"""Of activations, what glibc's heap takes beyond the tensors themselves; logits come in few large blocks."""
 # TRL's chunked log-probabilities (trl/kernels/chunked_logprob.py, 1.16): a tile of so many tokens and words; without
-# Triton a tile is folded by torch, whose float32 copies of it were counted in a trace of the allocator.
-_TILE_TOKENS, _TILE_WORDS, _TILE_COPIES = 4096, 32768, 7
+# Triton a tile is folded by torch: a trace of the allocator counted 7 float32 copies of it, and peaks fit 6.
+_TILE_TOKENS, _TILE_WORDS, _TILE_COPIES = 4096, 32768, 6
 _GATHERED_LAYERS = {"cuda": 3, "cpu": 2}
 """Of a sharded base what FSDP2 holds whole at once: the layer at work with the buffer it came in, on GPUs the next."""
 _SCORE_COPIES = 4
@@ -200,7 +200,7 @@ def _base_terms(shape: ModelShape, model: ModelConfig, device: Device) -> dict[s
 def _with_heap(memory: StageMemory, device: Device) -> StageMemory:
     if device == "cuda":
         return memory
-    return replace(memory, heap=int(_HOLES_OF_ACTIVATIONS * memory.activations + _HOLES_OF_LOGITS * memory.logits))
+    return replace(memory, heap=int(_HOLES * memory.activations))
 
 
 def base_bytes(shape: ModelShape, model: ModelConfig) -> int:

@@ -267,7 +267,7 @@ def test_logits_are_held_a_tile_at_a_time(tmp_path, vocabulary: int) -> None:
             preset="tiny", overrides=[f"model.name={tmp_path}", "sft.batch_size=1", f"sft.max_length={tokens}"]
         )
         at_once[tokens] = stage_memory(config, "cpu")["sft"].logits
-    assert at_once[4096] == at_once[16384] == 4096 * min(vocabulary, 32_768) * (4 + 7 * 4)
+    assert at_once[4096] == at_once[16384] == 4096 * min(vocabulary, 32_768) * (4 + 6 * 4)
 
 
 def test_processes_of_training_are_reported_where_they_are_several(tmp_path) -> None:
