@@ -165,3 +165,22 @@ def containers(spec: dict[str, Any]) -> list[dict[str, Any]]:
 def environment(container: dict[str, Any]) -> dict[str, Any]:
     """A container's variables: the value, or where it comes from."""
     return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container.get("env", [])}
+
+
+SERVING = {"serving": {"enabled": True, "model": "a/b", "adapters": ["assistant"]}}
+TEACHER = {"name": "one", "model": "a/b"}
+
+
+def serving(**values: Any) -> dict[str, Any]:
+    return {"serving": {**SERVING["serving"], **values}}
+
+
+def teachers(**teacher: Any) -> dict[str, Any]:
+    return {"teachers": {"enabled": True, "models": [{**TEACHER, **teacher}]}}
+
+
+def server_of(values: dict[str, Any], name: str = "-teacher-one") -> tuple[dict[str, Any], dict[str, Any]]:
+    """(pod, container) of the one server of a rendering."""
+    spec = pod_spec(only(render(values=values), "Deployment", name))
+    assert spec
+    return spec, spec["containers"][0]

@@ -25,7 +25,8 @@ from lorapar.stages.contract import StageCall, run_stage
 from lorapar.stages.rl import Settings
 from lorapar.store import fetch_tree, open_store, put_tree, seal
 from tests.kubeflow.conftest import executor_input
-from tests.kubeflow.trainer_double import TrainerDouble, own_pod
+from tests.kubeflow.own_pod import own_pod
+from tests.kubeflow.trainer_double import TrainerDouble
 from tests.store.s3_in_memory import S3InMemory
 from tests.training.conftest import TINY, Notes, random_partition
 

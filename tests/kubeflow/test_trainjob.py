@@ -29,7 +29,8 @@ from lorapar.local.execute import new_record
 from lorapar.local.folder import StageRecord
 from lorapar.stages.nodes import VARIABLES
 from lorapar.store import open_store
-from tests.kubeflow.trainer_double import VALIDATOR, TrainerDouble, own_pod
+from tests.kubeflow.own_pod import own_pod
+from tests.kubeflow.trainer_double import VALIDATOR, TrainerDouble
 from tests.notes import Notes
 
 RUN = "run-abc"

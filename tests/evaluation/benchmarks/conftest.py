@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from lorapar.config import BenchmarkConfig
+from lorapar.basemodel import load_model, load_tokenizer
+from lorapar.config import BenchmarkConfig, PromptConfig
+from lorapar.evaluation import TransformersEngine
+from lorapar.evaluation.benchmarks import load_benchmark
+from lorapar.evaluation.benchmarks.ask import Questioning, ask_all
+from lorapar.progress import Silent
+from tests.evaluation.benchmarks.named_tasks import ANIMALS, BASE, CAPITALS, TASKS, write_task
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 
@@ -71,3 +77,37 @@ def benchmark(benchmark_files):
 def real_data():
     """The address of a real file, by its name below the shared folder; skips where it is missing."""
     return shared_file
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with four task files, their rows in a folder beside them."""
+    place = tmp_path / "tasks"
+    (place / "data").mkdir(parents=True)
+    for name, rows in (("capitals", CAPITALS), ("animals", ANIMALS)):
+        (place / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, values in TASKS.items():
+        write_task(place, name, values, "animals" if name == "animals" else "capitals")
+    return place
+
+
+@pytest.fixture(scope="module")
+def base():
+    return load_model(BASE)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(BASE)
+
+
+@pytest.fixture
+def asked(base, tokenizer, tmp_path):
+    def one(settings: BenchmarkConfig):
+        prompts = PromptConfig(system1="Be brief.")
+        how = Questioning(tokenizer, prompts, 4, tmp_path, lambda: None, Silent())
+        engine = TransformersEngine(base, tokenizer, autocast=False)
+        (found,) = ask_all({"base": None}, engine, [load_benchmark(settings, 0)], how)
+        return found
+
+    return one

@@ -6,120 +6,25 @@ import json
 import math
 
 import pytest
-import torch
-import yaml
 
-from lorapar.basemodel import load_model, load_tokenizer
-from lorapar.config import BenchmarkConfig, EvaluateConfig, ModelConfig, PromptConfig
+from lorapar.config import BenchmarkConfig, EvaluateConfig, PromptConfig
 from lorapar.data.overlap import overlaps
 from lorapar.errors import BadInputError, UnreachableError
 from lorapar.evaluation import TransformersEngine, benchmark_metrics
-from lorapar.evaluation.benchmarks import check_benchmarks, load_benchmark, resolve_benchmarks
+from lorapar.evaluation.benchmarks import load_benchmark, resolve_benchmarks
 from lorapar.evaluation.benchmarks.ask import Questioning, ask_all
 from lorapar.progress import Silent
 from lorapar.prompts import render
 from lorapar.records import Example
-
-BASE = ModelConfig(name="builtin:tiny", dtype="float32")
-CAPITALS = [{"country": f"land {n}", "capital": f"town {n}"} for n in range(5)]
-ANIMALS = [{"q": f"Which lives in water, {n}?", "options": ["cod", "cat", "cow"], "right": n % 3} for n in range(4)]
-TASKS = {
-    "capitals": {
-        "output_type": "generate_until",
-        "doc_to_text": "Capital of {{country}}?",
-        "doc_to_target": "{{capital}}",
-        "generation_kwargs": {"until": ["\n"], "max_gen_toks": 3},
-        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
-        "metadata": {"version": 2.5},
-    },
-    "animals": {
-        "output_type": "multiple_choice",
-        "doc_to_text": "{{q}}",
-        "doc_to_choice": "options",
-        "doc_to_target": "right",
-        "metric_list": [
-            {"metric": "acc", "aggregation": "mean", "higher_is_better": True},
-            {"metric": "acc_norm", "aggregation": "mean", "higher_is_better": True},
-        ],
-    },
-    "endings": {
-        "output_type": "loglikelihood",
-        "doc_to_text": "The capital of {{country}} is",
-        "doc_to_target": " {{capital}}",
-        "metric_list": [
-            {"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False},
-            {"metric": "acc", "aggregation": "mean", "higher_is_better": True},
-        ],
-    },
-    "texts": {
-        "output_type": "loglikelihood_rolling",
-        "doc_to_text": "",
-        "doc_to_target": "{{country}} and {{capital}}",
-        "metric_list": [{"metric": "word_perplexity"}],
-    },
-}
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A folder with four task files, their rows in a folder beside them."""
-    place = tmp_path / "tasks"
-    (place / "data").mkdir(parents=True)
-    for name, rows in (("capitals", CAPITALS), ("animals", ANIMALS)):
-        (place / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for name, values in TASKS.items():
-        write_task(place, name, values, "animals" if name == "animals" else "capitals")
-    return place
-
-
-def write_task(place, name: str, values: dict, rows: str = "capitals", text: str = "") -> None:
-    data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": f"data/{rows}.jsonl"}}}
-    whole = {"task": name, **data, "test_split": "test", **values}
-    (place / f"{name}.yaml").write_text(yaml.safe_dump(whole) + text)
-
-
-def config(folder, task: str, **settings) -> BenchmarkConfig:
-    return BenchmarkConfig.model_validate({"task": task, "task_folder": str(folder), **settings})
-
-
-def wrong(folder, task: str, judged=(), **settings) -> str:
-    """What `plan` says."""
-    with pytest.raises(BadInputError) as refused:
-        check_benchmarks(EvaluateConfig(benchmarks=(config(folder, task, **settings),)), 0, judged)
-    message = str(refused.value)
-    assert message.startswith(f"evaluate.benchmarks: {task}: ")
-    assert "\n" not in message
-    return message
-
-
-@pytest.fixture(scope="module")
-def base():
-    return load_model(BASE)
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load_tokenizer(BASE)
-
-
-@pytest.fixture
-def asked(base, tokenizer, tmp_path):
-    def one(settings: BenchmarkConfig):
-        prompts = PromptConfig(system1="Be brief.")
-        how = Questioning(tokenizer, prompts, 4, tmp_path, lambda: None, Silent())
-        engine = TransformersEngine(base, tokenizer, autocast=False)
-        (found,) = ask_all({"base": None}, engine, [load_benchmark(settings, 0)], how)
-        return found
-
-    return one
-
-
-def log_likelihood(model, tokenizer, prompt: str, continuation: str) -> float:
-    ids = tokenizer(prompt + continuation, add_special_tokens=False)["input_ids"]
-    start = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
-    with torch.no_grad():
-        scores = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-    return math.fsum(float(scores[place - 1, ids[place]]) for place in range(start, len(ids)))
+from tests.evaluation.benchmarks.named_tasks import (
+    ANIMALS,
+    CAPITALS,
+    TASKS,
+    config,
+    log_likelihood,
+    write_task,
+    wrong,
+)
 
 
 def test_choices_are_compared_by_likelihood_and_every_row_has_a_verdict(folder, asked, base, tokenizer) -> None:
@@ -220,105 +125,6 @@ def test_a_name_that_no_task_has(folder) -> None:
     assert "(did you mean 'capitals'?); it has: animals, capitals" in wrong(folder, "capital")
     with pytest.raises(BadInputError, match=r"lm-eval has no task of this name \(did you mean 'hellaswag'"):
         load_benchmark(BenchmarkConfig(task="helaswag"), 0)
-
-
-def write_rivers(folder) -> None:
-    """Two more tasks with a tag: one says it itself, the other by a file that it includes."""
-    write_task(folder, "rivers", {**TASKS["animals"], "tag": ["geography", "water"]}, "animals")
-    (folder / "shared.yml").write_text("tag: geography\n")
-    write_task(folder, "lakes", {**TASKS["capitals"], "metadata": {"version": 4}}, text="include: shared.yml\n")
-
-
-@pytest.mark.parametrize("even", [False, True])
-def test_a_group_is_put_together_as_lm_eval_does_it(folder, asked, even) -> None:
-    both = [{"metric": "acc", "weight_by_size": not even}, {"metric": "acc_norm"}]
-    world = {"group": "world", "task": ["animals", "inner"], "aggregate_metric_list": both, "metadata": {"version": 7}}
-    inner = {"group": "inner", "task": ["endings", {"task": "rivers", "task_alias": "r"}]}
-    write_rivers(folder)
-    for one in (world, {**inner, "aggregate_metric_list": [{"metric": "acc"}]}):
-        (folder / f"{one['group']}.yaml").write_text(yaml.safe_dump(one))
-    found = asked(config(folder, "world"))
-    assert len(found.answers) == 4 + 5 + 4
-    assert {answer.benchmark for answer in found.answers} == {"world"}
-    assert {answer.example_id.partition("/")[0] for answer in found.answers} == {"animals", "endings", "rivers"}
-    tasks = found.about["tasks"]
-    assert [tasks[name]["rows"] for name in ("animals", "endings", "rivers")] == [4, 5, 4]
-    each = {name: one["scores"]["acc,none"] for name, one in tasks.items()}
-    weights = {name: 1 if even else one["rows"] for name, one in tasks.items()}
-    whole = sum(each[name] * weights[name] for name in each) / sum(weights.values())
-    assert found.about["score"] == pytest.approx(whole)
-    assert (found.about["metric"], found.about["version"]) == ("acc,none", "7")
-    assert found.about["stderr"] > 0
-    assert found.about["groups"]["inner"]["acc,none"] == pytest.approx((5 * each["endings"] + 4 * each["rivers"]) / 9)
-    assert json.loads(json.dumps(found.about)) == found.about
-
-
-def test_a_group_changes_its_tasks_and_finds_those_of_lm_eval_too(folder, monkeypatch) -> None:
-    world = {"group": "world", "task": [{"task": "capitals", "num_fewshot": 2}, "animals"], "description": "Say. "}
-    (folder / "world.yaml").write_text(yaml.safe_dump(world))
-    capitals, animals = load_benchmark(config(folder, "world"), 0).tasks
-    assert (capitals.task.config.num_fewshot, animals.task.config.num_fewshot) == (2, None)
-    assert capitals.task.config.description == animals.task.config.description == "Say. "
-    world["task"] = ["arc_easy", "capitals"]
-    (folder / "world.yaml").write_text(yaml.safe_dump(world))
-    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("silent")))
-    with pytest.raises(UnreachableError, match=r"world: arc_easy: its data set allenai/ai2_arc cannot be read here"):
-        load_benchmark(config(folder, "world"), 0)
-
-
-def test_a_tag_stands_for_its_tasks_and_has_no_figure_of_its_own(folder, asked) -> None:
-    write_rivers(folder)
-    found = asked(config(folder, "geography", limit=3))
-    assert set(found.about["tasks"]) == {"lakes", "rivers"}
-    assert found.about["tasks"]["lakes"]["version"] == "4"
-    assert found.about["score"] is None
-    assert len(found.answers) == 3
-    assert benchmark_metrics(found.answers, 1.0, 0.95)["accuracy"] is not None
-
-
-def test_a_limit_is_shared_out_by_the_rows_of_the_tasks(folder) -> None:
-    write_rivers(folder)
-    (folder / "world.yaml").write_text("group: world\ntask: [capitals, animals, rivers]\n")
-    drawn = load_benchmark(config(folder, "world", limit=6), 0)
-    assert sorted(len(task.asked) for task in drawn.tasks) == [2, 2, 2]
-    assert len(list(drawn.questions())) == 6
-    assert "limit is 2, and it has 3 tasks" in wrong(folder, "world", limit=2)
-    assert load_benchmark(config(folder, "world", limit=50), 0).remarks[1].endswith("13 rows: all are asked")
-    assert drawn.remarks[1] == "world: limit is 6, so 6 of its 13 rows are asked"
-    names = [task.name for task in drawn.tasks]
-    assert drawn.remarks[0] == f"world: 3 tasks, 13 rows: {', '.join(names)}"
-
-
-def test_a_gate_compares_the_rows_of_a_group_that_can_be_judged(folder) -> None:
-    listed = "aggregate_metric_list: [{metric: acc, weight_by_size: false}]\n"
-    (folder / "world.yaml").write_text(f"group: world\ntask: [animals, endings]\n{listed}")
-    settings = EvaluateConfig(benchmarks=(config(folder, "world"),))
-    (found,) = check_benchmarks(settings, 0, ("world",))
-    assert found.remarks[-1].endswith("the gate compares row by row, and weighs all rows equally")
-    (resolved,) = resolve_benchmarks(settings).benchmarks
-    assert load_benchmark(resolved, 0).digest == resolved.digest
-    (folder / "world.yaml").write_text(f"group: world\ntask: [animals, texts]\n{listed}")
-    assert "world: texts: the gate names it" in wrong(folder, "world", judged=("world",))
-    with pytest.raises(BadInputError, match="the rows of world are not those that plan saw"):
-        load_benchmark(resolved, 0)
-
-
-@pytest.mark.parametrize(
-    ("written", "message"),
-    [
-        ("task: [capitals, animal]", "group world names animal, which is not a task (did you mean 'animals'?)"),
-        ("task: [world]", "group world holds itself"),
-        ("task: []", "group world names no task; list them under `task:`"),
-        ("task: [capitals, [animals]]", "a member of group world is ['animals']; give a task's name"),
-        ("task: [capitals, broken]", "broken: row 1: 'city' is undefined"),
-        ("task: [animals]\naggregate_metric_list: [{metric: acc, weight: 2}]", "unexpected keyword argument 'weight'"),
-        ("task: [animals]\nprocess_docs: !function own.rows", "world.yaml runs Python code from outside"),
-    ],
-)
-def test_what_is_wrong_in_a_group_is_reported_before_anything_is_trained(folder, written, message) -> None:
-    write_task(folder, "broken", {**TASKS["capitals"], "doc_to_text": "{{city}}?"})
-    (folder / "world.yaml").write_text(f"group: world\n{written}\n")
-    assert message in wrong(folder, "world")
 
 
 def test_every_task_of_lm_eval_is_found_whatever_the_quotes_around_its_fields() -> None:
