@@ -110,7 +110,7 @@ print(is_scipy_available(), is_mlflow_available())
     ("whose", "first", "tracks"), [("command", "1 False False False", "False"), ("program", "2 True", "True")]
 )
 def test_a_process_of_the_command_imports_no_more_than_a_language_model_needs(whose, first, tracks):
-    """What is held back meanwhile is there afterwards, for rewards of one's own and for models that bring their code.
+    """What is held back meanwhile is there afterwards, for your own rewards and for models that bring their code.
 
     TRL (1.16.0) imports mlflow where transformers finds it; what tracks runs still finds it.
 

@@ -83,7 +83,7 @@ class SlowRuleError(Exception):
 
 
 class Rules:
-    """The rules of a capture; raises BadInputError where one of your own is no regular expression or finds nothing.
+    """The rules of a capture; raises BadInputError where one of your own is not a regular expression or finds nothing.
 
     Patterns are those of the package `regex`, which lets go of the interpreter while it searches and can be stopped:
     a rule that does not end with some text holds no request up.
@@ -138,7 +138,7 @@ def _own_rule(name: str, pattern: str) -> _Rule:
     try:
         compiled = regex.compile(pattern)
     except regex.error as error:
-        raise BadInputError(f"{where}: '{pattern}' is no regular expression: {error}; fix it") from None
+        raise BadInputError(f"{where}: '{pattern}' is not a regular expression: {error}; fix it") from None
     try:
         empty = compiled.search("", timeout=LONGEST_SECONDS)
     except TimeoutError:

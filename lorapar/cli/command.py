@@ -1,4 +1,4 @@
-"""What this command line does otherwise than typer: values it refuses, and a misspelt command or option as one line.
+"""Where this command line differs from typer: values it refuses, and one line for a command line it cannot read.
 
 A value is refused that a library below would take for something else than the person meant.
 """

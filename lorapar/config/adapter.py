@@ -35,7 +35,7 @@ def _layout(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
     try:
         re.compile(value)
     except re.error as error:
-        raise ValueError(f"'{value}' is no regular expression: {error}") from None
+        raise ValueError(f"'{value}' is not a regular expression: {error}") from None
     return value
 
 

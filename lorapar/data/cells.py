@@ -100,7 +100,7 @@ class Cells:
                 hint = f"; name the field of it that is meant, {fields}, in data.columns"
             raise BadRowError(f"{where}: '{column}' is not text but {type(value).__name__}{hint}")
         if isinstance(value, float | Decimal) and math.isinf(value):
-            raise BadRowError(f"{where}: '{column}' is {value}, which is no number that could be compared")
+            raise BadRowError(f"{where}: '{column}' is {value}, which is not a number that can be compared")
         check_characters(f"{where}: '{column}'", text)
         if text.casefold() in _DOUBTFUL_TEXTS:
             self.doubtful[column, text] += 1
@@ -122,7 +122,7 @@ def check_characters(place: str, text: str) -> None:
 
 
 def _paragraphs_in(text: str) -> list[Any] | None:
-    """The paragraphs that a text lists (texts or lists of texts); None where it is no such list."""
+    """The paragraphs that a text lists (texts or lists of texts); None where it is not such a list."""
     found = read_written(text)
     parts = found if isinstance(found, list) else []
     flat = [one for part in parts for one in (part if isinstance(part, list) else [part])]

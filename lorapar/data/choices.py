@@ -243,7 +243,7 @@ def _number(cell: Any) -> int | None:
 
 
 def _compared(cell: Any) -> str | None:
-    """A cell in the form for comparing texts: lower case, single spaces, and `2.0` as 2; None where it is no text."""
+    """A cell in the form for comparing texts: lower case, single spaces, and `2.0` as 2; None where it is not text."""
     text = as_text(cell)
     return None if text is None else _WHOLE.sub(r"\1", " ".join(text.split()).casefold())
 

@@ -97,7 +97,7 @@ def _judged(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> str:
     if label is None or question is None:
         return ""
     return (
-        f"'{label}' is true or false, of an answer or as one: leave out the rows with answers that shall not be "
+        f"'{label}' is true or false, of an answer or as one: leave out the rows with answers that must not be "
         f"written, and set data.columns.question={question} and data.columns.answer"
     )
 

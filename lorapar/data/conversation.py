@@ -139,7 +139,7 @@ def _place_of_answer(where: str, column: str, turns: Sequence[_Turn], noted: set
         noted.add("end with a turn of the user, which nobody answers: it is left out")
     learned = [place for place in answers if turns[place].learned]
     if not learned:
-        raise BadRowError(f"{where}: every turn of the assistant in '{column}' is not to be learned (weight 0)")
+        raise BadRowError(f"{where}: every turn of the assistant in '{column}' is excluded from training (weight 0)")
     if learned != answers:
         noted.add("have turns of the assistant with weight 0: they are context and not learned, or left out at the end")
     return learned[-1]

@@ -178,7 +178,7 @@ class _Builder:
         except BadRowError:
             found = None
         if found is None:
-            self.seen[f"have something in '{column}' that is no Python, which is not read"] += 1
+            self.seen[f"have something in '{column}' that is not Python, which is not read"] += 1
         return found or ""
 
     def _look_for_more(self, where: str, row: dict[str, Any]) -> None:
@@ -193,7 +193,7 @@ class _Builder:
                 raise BadRowError(f"{where}: '{column}' holds {article} {kind}, and only text is trained")
             self.seen[f"have something in '{column}', which is not read"] += 1
         if self._recognised and self._made is None and str(row.get("label")).strip().casefold() == "false":
-            raise BadRowError(f"{where}: 'label' is false, so '{self._mapping.answer}' is what shall not be written")
+            raise BadRowError(f"{where}: 'label' is false, so '{self._mapping.answer}' is what must not be written")
         if self._recognised and self._made is None:
             self._refuse_numbered_choices(where, row)
         lists = row.get("tools") not in (None, "", "[]", []) and "tools" not in used

@@ -62,7 +62,7 @@ def repeats(sources: Sequence[Sequence[Example]], kept: Sequence[Sequence[Exampl
         total=before,
         what="rows left out",
         why="an earlier one of data.sources asks the same, so that each question is on one side of the split only",
-        remedy="put the source whose answers shall be kept first",
+        remedy="put the source whose answers to keep first",
     )
 
 

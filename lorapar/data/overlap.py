@@ -161,7 +161,7 @@ def _inside(whole: str) -> str:
 
 
 def _grams(words: list[str]) -> Iterator[str]:
-    """The whole question, and all its 13-grams; what stands before the first word of one is no part of it."""
+    """The whole question, and all its 13-grams; what stands before the first word of one is not part of it."""
     if words:
         yield _whole(words)
     for start in range(len(words) - NGRAM + 1):
@@ -201,7 +201,7 @@ def _one_form(text: str) -> str:
 
 
 def _is_operator(text: str, found: re.Match[str]) -> bool:
-    """Whether a sign calculates or compares, and is no hyphen, bullet, tag or \"or\"."""
+    """Whether a sign calculates or compares, and is not a hyphen, bullet, tag or \"or\"."""
     if found[0] not in _BETWEEN_VALUES | _DASHES and found[0] not in "=\u2212":
         return True
     before, behind = text[max(0, found.start() - _BESIDE) : found.start()], text[found.end() : found.end() + _BESIDE]

@@ -23,7 +23,9 @@ def reference_finder(pattern: str) -> Callable[[str], str]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise BadInputError(f"data.columns.reference_pattern: '{pattern}' is no regular expression: {error}") from None
+        raise BadInputError(
+            f"data.columns.reference_pattern: '{pattern}' is not a regular expression: {error}"
+        ) from None
     if not compiled.groups:
         raise BadInputError(
             f"data.columns.reference_pattern: '{pattern}' has no group; put parentheses around the short answer"

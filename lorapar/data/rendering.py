@@ -69,8 +69,8 @@ class RowCheck:
         lines: dict[_Kind, str] = {
             "altered": f"the chat template of {name} changes the answer of {{}}; it is learned, scored and evaluated "
             "whole, as it stands in the row",
-            "elsewhere": f"the chat template of {name} begins answers otherwise than its prompt ends, in {{}}; rows "
-            "are learned behind the very prompt they are asked with",
+            "elsewhere": f"the chat template of {name} begins answers in another way than its prompt ends, in {{}}; "
+            "rows are learned behind the very prompt they are asked with",
             "open": f"warning: the prompt of {name} opens a tag that the answer does not close, in {{}}; close it "
             "in the answers, or switch thinking off with model.chat_template_kwargs",
             "trimmed": f"the chat template of {name} trims or rewraps the white space of questions or system messages "

@@ -69,7 +69,7 @@ def kind_of(config: DataConfig) -> Kind:
     if "://" in source:
         raise BadInputError(f"data.source: {source} is an address that cannot be read; {_KNOWN}")
     if not Path(source).suffix:
-        raise BadInputError(f"data.source: '{source}' is no source{_meant(source)}; {_KNOWN}")
+        raise BadInputError(f"data.source: '{source}' is not a source{_meant(source)}; {_KNOWN}")
     _refuse(config, "revision", "subset", "split")
     return Kind.FILE
 

@@ -15,7 +15,7 @@ BEFORE_TESTS = ("test_imports", "test_setup_code", "test_setup")
 
 
 def setup_of(texts: Sequence[str]) -> str | None:
-    """The code in a column that stands before tests, empty where there is none; None where it is no Python."""
+    """The code in a column that stands before tests, empty where there is none; None where it is not Python."""
     source = "\n".join(line for line in _listed(texts) if line.strip())
     try:
         symtable.symtable(source, "setup", "exec")
@@ -42,7 +42,7 @@ def tests_of(where: str, column: str, texts: Sequence[str], before: Sequence[str
         tree.body = [*filter(_only_prepares, ast.parse(setup).body), *tree.body]
         fault = _passes_everything(whole, tree)  # its table of names refuses more than the parser
     except (SyntaxError, ValueError) as error:
-        raise BadRowError(f"{where}: '{column}' is no Python ({error}); give asserts that call the function") from None
+        raise BadRowError(f"{where}: '{column}' is not Python ({error}); give asserts that call the function") from None
     if fault is not None:
         raise BadRowError(f"{where}: '{column}' {fault}")
     return whole

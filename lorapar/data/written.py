@@ -68,7 +68,7 @@ def _printed(text: str) -> list[Any] | dict[str, Any] | None:
 
 
 def texts_in(text: str) -> list[str] | None:
-    """The texts in a written list, without missing values; None where it is no list of texts, or one of numbers."""
+    """The texts in a written list, without missing values; None where it is not a list of texts, or one of numbers."""
     found = read_written(text)
     if not isinstance(found, list):
         return None
@@ -91,7 +91,7 @@ def _tokens(text: str) -> list[_Token] | None:
 
 
 def _decoder(bodies: list[str]) -> Callable[[str], str]:
-    """A function that decodes a quoted text; it keeps all backslashes where one of them is no escape."""
+    """A function that decodes a quoted text; it keeps all backslashes where one of them is not an escape."""
     by_hand = any("\\" in _ESCAPE.sub("", body) for body in bodies)
     return (lambda body: body) if by_hand else (lambda body: _ESCAPE.sub(_character, body))
 

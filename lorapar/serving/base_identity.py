@@ -254,7 +254,7 @@ def refuse_unequal_answers(folder: Path) -> None:
         return  # vLLM itself says what is wrong with the folder
     if kind in VLLM_ANSWERS_OTHERWISE:
         raise BadInputError(
-            f"'{folder}': vLLM answers with adapters of {kind} otherwise than PEFT does; serve a merged model instead "
+            f"'{folder}': vLLM gives other answers with adapters of {kind} than PEFT; serve a merged model instead "
             "(lorapar export NAME@ALIAS --merged DIR)"
         )
 

@@ -42,7 +42,7 @@ def judge_answers(
 ) -> list[Asked]:
     """Of every model and judge: its answers with the judge's verdict, and the mean of its values.
 
-    A row that a judge has no say about for one model counts for none. Raises as the judges do.
+    A row that a judge does not judge for one model counts for none. Raises as the judges do.
     """
     from lorapar.training.reward_tools import opened_judges
 

@@ -48,7 +48,7 @@ class JudgeReward:
             whose=f"{setting}: judge '{name}'",
         )
         self.calls = self.recalled = self.abstained = 0
-        """Completions that were asked about, that were known, and that the judge had no say about."""
+        """Completions that were asked about, that were known, and that the judge did not judge."""
 
     def __call__(
         self, completions: Sequence[str], references: Sequence[References], columns: Columns

@@ -96,7 +96,7 @@ class Reward:
     def __call__(
         self, completions: Sequence[str], references: Sequence[References], columns: Columns | None = None
     ) -> list[float | None]:
-        """A finite number a completion, before weighing, or None where the reward has no say.
+        """A finite number a completion, before weighing, or None where the reward does not judge.
 
         Raises RewardError where a person's own function fails or gives something else.
         """

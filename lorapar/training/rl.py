@@ -217,7 +217,7 @@ def completion_reader(
 
 
 def for_trl(reward: Reward, read: Callable[[str], str]) -> Callable[..., list[float | None]]:
-    """A reward as TRL calls it: with chat messages and the columns of the data; None is TRL's word for no say too."""
+    """A reward as TRL calls it: with chat messages and the columns of the data; None means no judgement in TRL too."""
 
     def rewarded(completions: Sequence[Any], reference: Sequence[Sequence[str]], **columns: Any) -> list[float | None]:
         references: list[References] = [tuple(one) for one in reference]
@@ -246,7 +246,7 @@ def sampled_in(steps: Sequence[Metrics]) -> list[Metrics]:
 
 
 class RewardWatch:
-    """What rewards have no say about: told for every step, said at the first step that a reward is silent in."""
+    """What rewards do not judge: told for every step, said at the first step that a reward is silent in."""
 
     def __init__(self, rewards: Sequence[Reward], completions: int, progress: Progress) -> None:
         self._names = [reward.name for reward in rewards]
@@ -265,7 +265,7 @@ class RewardWatch:
         return step
 
     def summary(self, steps: Sequence[Metrics]) -> dict[str, Any]:
-        """Completions by reward that it had no say about, and those about which none had; names who never had one."""
+        """Completions by reward that it did not judge, and those that none judged; names the rewards that never did."""
         counts = {name: int(sum(step.get(f"{NO_SAY}_{name}", 0) for step in steps)) for name in self._names}
         total = self._completions * len(sampled_in(steps))
         for name in (name for name, count in counts.items() if total and count == total):
@@ -284,7 +284,7 @@ class RewardWatch:
 def _flat(logs: Mapping[str, Any], rewards: Sequence[Reward]) -> Metrics:
     """A step's figures; `kl` is there only where there is a reference. Means of single rewards are before weighing.
 
-    What is not finite is left out: the mean of a reward that had no say in the whole step. Counts of completions
+    What is not finite is left out: the mean of a reward that judged nothing in the whole step. Counts of completions
     without a say are told where there are some.
     """
     names = {**LOGGED, **{f"reward_{reward.name}": f"rewards/{reward.name}/mean" for reward in rewards}}

@@ -31,7 +31,7 @@ from lorapar.training.rollouts import ended_by_text, shared_prompts
 from lorapar.training.watch import KeptRollouts, Watch, check_finite, rollout_line
 
 NO_SAY = "no_say"
-"""Of a reward (or, without a name, of all of them), the completions of a step that it had no say about."""
+"""Of a reward (or, without a name, of all of them), the completions of a step that it did not judge."""
 _NO_TREES = (
     "rl.share_prompts: completions learn in rows of their own, because this model scores them differently where they "
     "share their prompt (linear attention, convolutions, or positions without numbers)"
@@ -275,7 +275,7 @@ class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
             raise type(error)(f"{error} (at step {done + 1}); {kept} the same command goes on from there") from error
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
-        """As TRL's: (completions, rewards), NaN where a reward has no say; counts for the history how often that is."""
+        """As TRL's: (completions, rewards), NaN where a reward does not judge; counts those for the history."""
         found: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         silent = torch.isnan(found)
         counts = {

@@ -209,7 +209,7 @@ def rollout_line(
 ) -> dict[str, Any]:
     """A completion as it is kept.
 
-    `ended`: its tokens and whether it was cut off. `rewards`: (value, weight) by name, NaN where there is no say.
+    `ended`: its tokens and whether it was cut off. `rewards`: (value, weight) by name, NaN where it does not judge.
     """
     scored = {name: value for name, (value, _) in rewards.items() if not math.isnan(value)}
     text = completion if isinstance(completion, str) else completion[0]["content"]

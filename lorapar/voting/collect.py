@@ -245,7 +245,7 @@ class Collection:
         name = silent[0].teacher
         if not done.calls.get(name) and not done.cached.get(name):
             raise TeacherFailedError(
-                BadInputError(f"{silent[-1].raw}; all {len(silent)} rows that it was asked about went like this")
+                BadInputError(f"{silent[-1].raw}; all {len(silent)} rows that it was asked about failed like this")
             )
 
     def _take(self, vote: Vote, journal: VoteJournal, progress: Progress, done: Calls) -> None:

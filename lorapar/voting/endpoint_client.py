@@ -129,7 +129,7 @@ def open_http(address: str, options: ConnectionOptions) -> httpx2.AsyncClient:
         timeout = httpx2.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
         return httpx2.AsyncClient(limits=limits, timeout=timeout)
     except (ValueError, ImportError, httpx2.InvalidURL):  # never its own message, which may hold a part of a password
-        raise BadInputError(f"{address}: {UNUSABLE_PROXY}: it is no address of a proxy") from None
+        raise BadInputError(f"{address}: {UNUSABLE_PROXY}: it is not the address of a proxy") from None
 
 
 def is_same_host(one: str, other: str) -> bool:
@@ -350,7 +350,7 @@ class EndpointClient:
             if not is_same_host(target, found):
                 failure = Failure(response.status_code, f"HTTP {response.status_code}")
                 raise RefusedError(
-                    f"{url}: HTTP {response.status_code}, it sends on to {found}, another host, which gets no key; "
+                    f"{url}: HTTP {response.status_code}, it redirects to {found}, another host, which gets no key; "
                     "put the right address into endpoint",
                     failure,
                 )

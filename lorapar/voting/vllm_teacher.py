@@ -150,7 +150,7 @@ def require_equal_answers(model: ModelConfig) -> None:
     kind = config_values(model).get("model_type")
     if kind in VLLM_ANSWERS_OTHERWISE:
         raise BadInputError(
-            f"{model.name}: vLLM answers with adapters of {kind} otherwise than PEFT does; set evaluate.backend and "
+            f"{model.name}: vLLM gives other answers with adapters of {kind} than PEFT; set evaluate.backend and "
             "rl.rollouts to transformers"
         )
 

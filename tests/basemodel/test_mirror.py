@@ -1,4 +1,4 @@
-"""A base model copied to storage of one's own; from the hub's local cache by the hub's own code, nothing faked."""
+"""A base model copied to your own storage; from the hub's local cache by the hub's own code, nothing faked."""
 
 import json
 

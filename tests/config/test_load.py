@@ -359,7 +359,7 @@ def test_a_layout_is_roles_or_names_or_a_pattern(given, meant):
         ("QQ", "each at most once"),
         ("[]", "at least one"),
         ("[q proj]", "module names"),
-        ("'.*(q_proj'", "no regular expression"),
+        ("'.*(q_proj'", "not a regular expression"),
     ],
 )
 def test_a_layout_that_means_nothing_is_refused(given, message):

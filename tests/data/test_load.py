@@ -152,7 +152,7 @@ def test_bad_rows_can_be_left_out(tmp_path):
         ({"columns": ColumnMapping(question="prompt")}, r"has no column 'prompt' \(did you mean 'question'\?\)"),
         ({"mapping": "gsmk8"}, r"data\.mapping: no mapping is called 'gsmk8' \(did you mean 'gsm8k'\?\); known: gsm"),
         ({"mapping": "gsm8k"}, r"reference_pattern: '####.* matches no answer of .*; the first one ends in '1'"),
-        ({"columns": ColumnMapping(reference_pattern="(")}, r"reference_pattern: '\(' is no regular expression: "),
+        ({"columns": ColumnMapping(reference_pattern="(")}, r"reference_pattern: '\(' is not a regular expression: "),
         ({"columns": ColumnMapping(reference_pattern="x")}, r"reference_pattern: 'x' has no group"),
         ({"heldout": 20}, r"data\.heldout: holding out 20 of 20 rows leaves none to train on"),
         ({"heldout": 2.5}, r"data\.heldout: 2\.5 is neither a share below 1 nor a whole number of rows"),

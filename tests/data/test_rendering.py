@@ -103,7 +103,7 @@ def test_rows_are_learned_behind_the_prompt_they_are_asked_with():
     assert prompt.endswith("assistant\n<think>\n")
     assert answer == THOUGHT.answer.removeprefix("<think>") + "<|im_end|>\n"
     notes = notes_of(opening, PLAIN)
-    assert any(r"otherwise than its prompt ends, in 1 of 1 rows" in note for note in notes)
+    assert any(r"in another way than its prompt ends, in 1 of 1 rows" in note for note in notes)
     assert any("opens a tag that the answer does not close, in 1 of 1 rows" in note for note in notes)
 
 
@@ -260,7 +260,7 @@ def test_a_template_with_a_slip_is_reported_by_its_line():
 def test_a_prompt_that_opens_with_an_empty_thought_loses_nothing_of_an_answer_in_tags():
     row = PLAIN.model_copy(update={"answer": "<answer>7</answer>"})
     (note,) = notes_of(chat(opened="<think>\n\n</think>\n\n"), row)
-    assert "begins answers otherwise than its prompt ends, in 1 of 1 rows" in note
+    assert "begins answers in another way than its prompt ends, in 1 of 1 rows" in note
     assert "loses" not in note
 
 

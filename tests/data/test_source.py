@@ -43,12 +43,12 @@ def test_resolving_changes_nothing_else(tmp_path):
     ("values", "message"),
     [
         ({"source": "gs://bucket/a.jsonl"}, r"gs://bucket/a\.jsonl is an address that cannot be read; known: task-mix"),
-        ({"source": "task_mix"}, r"'task_mix' is no source \(did you mean 'task-mix'\?\); known: task-mix, a file"),
+        ({"source": "task_mix"}, r"'task_mix' is not a source \(did you mean 'task-mix'\?\); known: task-mix, a file"),
         ({"source": "no/such.jsonl"}, r"there is no file no/such\.jsonl"),
         ({"source": "hub:not a name"}, r"data\.source: 'not a name' is neither .* nor a hub name"),
         ({"limit": 5}, r"data\.limit: does nothing for the task mix \(its sizes are data\.task_mix\); leave it out"),
         ({"split": "test"}, r"data\.split: does nothing for the task mix"),
-        ({"source": "some/rows"}, r"'some/rows' is no source \(did you mean 'hub:some/rows'\?\)"),
+        ({"source": "some/rows"}, r"'some/rows' is not a source \(did you mean 'hub:some/rows'\?\)"),
         ({"mapping": "gsm8k"}, r"data\.mapping: does nothing for the task mix"),
     ],
 )

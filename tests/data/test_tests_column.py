@@ -41,7 +41,7 @@ def test_rows_without_tests_have_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tests", "message"),
     [
-        ("assert add(", "is no Python"),
+        ("assert add(", "is not Python"),
         ("add(2, 3)", "asserts nothing"),
         ('assert (add(2, 3) == 5, "wrong")', "asserts nothing"),
         ("assert True", "asserts nothing"),
@@ -52,8 +52,8 @@ def test_rows_without_tests_have_none(tmp_path: Path) -> None:
         ("if 0:\n    assert add(2, 3) == 5", "where no failure shows"),
         ("async def test():\n    assert add(2, 3) == 5\n\ntest()", r"runs nothing of it.*asyncio.run\(test\(\)\)"),
         ("def test():\n    yield\n    assert add(2, 3) == 5\n\ntest()", "runs nothing of it"),
-        ("def check(a, a):\n    assert add(1, a) == 2\n\ncheck(1, 2)", "is no Python"),
-        ("global add\nassert add(2, 3) == 5\ndef f():\n    add = 1\n    global add", "is no Python"),
+        ("def check(a, a):\n    assert add(1, a) == 2\n\ncheck(1, 2)", "is not Python"),
+        ("global add\nassert add(2, 3) == 5\ndef f():\n    add = 1\n    global add", "is not Python"),
         ('{"inputs": [1], "outputs": [2]}', "asserts nothing"),
         (CHECK, "asserts in check only and never calls it"),
         (f"METADATA = {{'author': 'jt'}}\n\n\n{CHECK}", "asserts in check only and never calls it"),
@@ -114,7 +114,7 @@ def test_what_is_no_code_before_tests_is_counted_and_not_read(tmp_path: Path, co
     file.write_text(json.dumps(row) + "\n", encoding="utf-8")
     loaded = load_data(DataConfig(source=str(file), heldout=0), 0)
     assert [one.tests for one in loaded.examples] == ["assert f() == 1"]
-    assert f"1 of 1 rows have something in '{column}' that is no Python, which is not read" in loaded.notes
+    assert f"1 of 1 rows have something in '{column}' that is not Python, which is not read" in loaded.notes
 
 
 @pytest.mark.parametrize(

@@ -88,5 +88,5 @@ def test_a_label_beside_an_answer_of_no_usual_name_is_no_answer(tmp_path, whole,
 @pytest.mark.parametrize("label", ["False", "false", False])
 def test_a_completion_that_shall_not_be_written_is_refused_in_any_file(tmp_path, read, label):
     rows = [{"prompt": f"{n}?", "completion": "x", "label": True if n else label} for n in range(3)]
-    with pytest.raises(BadInputError, match=r"'label' is false, so 'completion' is what shall not be written"):
+    with pytest.raises(BadInputError, match=r"'label' is false, so 'completion' is what must not be written"):
         read(tmp_path, *rows)

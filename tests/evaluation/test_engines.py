@@ -47,7 +47,7 @@ def test_options_of_vllm_without_its_backend_are_refused() -> None:
 def test_a_family_whose_adapters_vllm_answers_otherwise_is_refused(tmp_path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt_bigcode"}')
     model = ModelConfig(name=str(tmp_path), dtype="float32")
-    with pytest.raises(BadInputError, match=r"adapters of gpt_bigcode otherwise than PEFT does; set evaluate\.backend"):
+    with pytest.raises(BadInputError, match=r"adapters of gpt_bigcode than PEFT; set evaluate\.backend"):
         start_llm(model, VllmOptions(), Silent(), enable_lora=True)
 
 

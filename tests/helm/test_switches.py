@@ -84,7 +84,7 @@ ADDS: list[tuple[str, dict[str, Any], set[str]]] = [
         },
     ),
     (
-        "development store with keys of one's own",
+        "development store with your own keys",
         {"objectStore": {"existingSecret": "mine", "development": {"enabled": True}}},
         {
             "Service/lorapar-object-store",

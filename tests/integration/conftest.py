@@ -1,4 +1,4 @@
-"""Real parts that several integration tests need: an S3 server, a bucket of one's own on it, and how to reach it."""
+"""Real parts that several integration tests need: an S3 server, a fresh bucket on it, and how to reach it."""
 
 from __future__ import annotations
 

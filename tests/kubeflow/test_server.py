@@ -246,7 +246,7 @@ def test_one_image_that_somebody_names_is_for_that_run_only(server: Double, call
     submit()
     assert images(server) == {one.partition("=")[2] for one in PINNED}
     submit("--image", PINNED[0])
-    assert len(server.pipelines) == 2, "the image that everybody gets makes nothing of one's own"
+    assert len(server.pipelines) == 2, "the image that everybody gets makes nothing new"
     *_, run = server.runs.values()
     assert run.pipeline_version_reference.pipeline_id == everybodys.pipeline_id
 

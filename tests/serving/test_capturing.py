@@ -369,7 +369,7 @@ def test_store_that_does_not_answer_is_not_felt_by_requests(
     [
         ("{name: support, shar: 0.1}", r"LORAPAR_SERVING_CAPTURE: shar: no such key \(did you mean 'share'\?\)"),
         ("{name: support, share: 2}", r"LORAPAR_SERVING_CAPTURE: share: must lie in \(0, 1\]"),
-        ("{name: support, rules: {mine: '('}}", r"serving\.capture\.rules\.mine: '\(' is no regular expression"),
+        ("{name: support, rules: {mine: '('}}", r"serving\.capture\.rules\.mine: '\(' is not a regular expression"),
         ("{name: support, rules: {email: 'x'}}", "'email' is the name of a built-in rule"),
         ("{name: support, adapters: [tusk]}", "tusk is not served here.*there is task"),
         (

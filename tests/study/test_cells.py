@@ -1,4 +1,4 @@
-"""The runs of a study as base settings allow them: optional cells, and systems of one's own."""
+"""The runs of a study as base settings allow them: optional cells, and your own systems."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The five rewards against the paper's numbers, and rewards of one's own."""
+"""The five rewards against the paper's numbers, and your own rewards."""
 
 from __future__ import annotations
 

@@ -339,7 +339,9 @@ def test_a_row_that_a_teacher_will_not_answer_is_decided_by_the_others(tmp_path)
 @pytest.mark.parametrize("rows_there", [3, 50])
 def test_a_teacher_that_answers_no_row_ends_with_one_line_and_is_asked_again_later(tmp_path, rows_there) -> None:
     rows, teachers = scripted_teachers(["1x2"] * rows_there)
-    with pytest.raises(BadInputError, match=rf"all {min(rows_there, 20)} rows that it was asked about went like this"):
+    with pytest.raises(
+        BadInputError, match=rf"all {min(rows_there, 20)} rows that it was asked about failed like this"
+    ):
         hold(folder_of(tmp_path, rows), rules(3), "first", teachers)
     assert len(teachers["t1"].asked) == min(rows_there, 20)
     teachers["t1"].opinions = dict.fromkeys(teachers["t1"].opinions, "1")

@@ -90,7 +90,7 @@ def test_a_redirect_within_a_host_is_followed_once_and_to_another_is_not() -> No
         assert "/new/v1/chat/completions?a=b" in api.paths
     elsewhere = {"Location": "http://elsewhere.invalid/v1/chat/completions"}
     with serving(habit=lambda *_: (308, "", elsewhere)) as api:
-        assert "it sends on to http://elsewhere.invalid/v1/chat/completions, another host" in refusal(api)
+        assert "it redirects to http://elsewhere.invalid/v1/chat/completions, another host" in refusal(api)
     with serving(habit=lambda *_: (301, "", {"Location": "/v1/chat/completions"})) as api:
         assert "redirects too often" in refusal(api)
 

@@ -29,7 +29,7 @@ def test_a_teacher_that_always_says_one_thing_is_split_at_its_mean() -> None:
     assert after[0].log_probs == votes[0].log_probs  # what the teacher said stays
 
 
-def test_a_teacher_without_a_leaning_is_left_as_it_was() -> None:
+def test_a_teacher_without_a_bias_is_left_as_it_was() -> None:
     votes = [vote(2.0), vote(-2.0)]
     assert bias(votes) == {"system1": pytest.approx(0.0), "system2": 0.0}
     assert [calibrated(one, bias(votes)).label for one in votes] == ["system1", "system2"]

@@ -1,4 +1,4 @@
-"""Tasks of lm-eval by name, from a folder of one's own with rows beside them: asked by the real lm-eval, offline."""
+"""Tasks of lm-eval by name, from your own folder with rows beside them: asked by the real lm-eval, offline."""
 
 from __future__ import annotations
 
