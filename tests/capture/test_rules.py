@@ -111,7 +111,8 @@ def test_only_the_rules_that_are_named_are_applied() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "complaint"), [("(a", "not a regular expression"), ("x*", "finds the empty text"), ("(?i", "not a regular")]
+    ("pattern", "complaint"),
+    [("(a", "not a regular expression"), ("x*", "finds the empty text"), ("(?i", "not a regular")],
 )
 def test_wrong_rule_is_reported_by_its_name(pattern: str, complaint: str) -> None:
     with pytest.raises(BadInputError, match=rf"^serving\.capture\.rules\.mine: .*{complaint}"):
