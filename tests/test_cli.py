@@ -11,6 +11,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
+import lorapar.cli
 from lorapar import __version__
 from lorapar.cli import app
 from lorapar.cli.base import PANELS
@@ -238,3 +239,20 @@ def test_a_reader_who_has_gone_ends_a_command_without_a_word() -> None:
     command.stdout.close()
     assert (command.stderr.read(), command.wait(60)) == (b"", ExitCode.UNREAD)
     command.stderr.close()
+
+
+def test_a_stop_that_a_library_turned_into_its_own_error_is_a_stop(monkeypatch, capsys) -> None:
+    """As transformers does with Ctrl-C while it imports."""
+
+    def importing(**_: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as stop:
+            raise ModuleNotFoundError("could not import module") from stop
+
+    monkeypatch.setattr("lorapar.cli.app", importing)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as end:
+        lorapar.cli.main()
+    assert end.value.code == ExitCode.INTERRUPTED
+    assert capsys.readouterr().err.startswith("lorapar: interrupted; ")
