@@ -112,11 +112,26 @@ def read_earlier(folder: Path, name: str, setting: str = "model.adapter: ") -> E
             raise BadInputError(f"{setting}{name}: lora_{broken} of '{path}' is not finite; save it again")
     if not found:
         raise BadInputError(f"{setting}{name} holds no tensors; give an adapter that was trained")
+    _require_ranks(config, found, f"{setting}{name}")
     factors = {
         path: Factors(pair["A"], pair["B"], _scale(config, path, int(pair["A"].shape[0])))
         for path, pair in sorted(found.items())
     }
     return EarlierAdapter(name, factors)
+
+
+def _require_ranks(config: Mapping[str, Any], found: Mapping[str, Mapping[str, torch.Tensor]], whose: str) -> None:
+    """Raise BadInputError where tensors have another rank than PEFT would make them by the configuration."""
+    from peft.utils.other import get_pattern_key
+
+    patterns = config.get("rank_pattern") or {}
+    for path, pair in found.items():
+        said, rank = int(patterns.get(get_pattern_key(patterns.keys(), path), config["r"])), int(pair["A"].shape[0])
+        if rank != said:
+            raise BadInputError(
+                f"{whose}: '{path}' has rank {rank}, and its adapter_config.json says {said}, so its scale is unknown; "
+                "copy both files again from where it was trained"
+            )
 
 
 def _scale(config: Mapping[str, Any], path: str, rank: int) -> float:

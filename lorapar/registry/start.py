@@ -306,6 +306,11 @@ def _require_plain(model: ModelConfig, config: Mapping[str, Any]) -> None:
         )
     if not (isinstance(config.get("r"), int) and isinstance(config.get("lora_alpha"), int | float)):
         raise BadInputError(f"model.adapter: {model.adapter_text}: its {CONFIG_FILE} lacks r or lora_alpha")
+    if not config["lora_alpha"]:
+        raise BadInputError(
+            f"model.adapter: {model.adapter_text} has lora_alpha 0 in its {CONFIG_FILE}, so it does nothing, and what "
+            "is trained further would do nothing either; leave it out, or mend its lora_alpha"
+        )
 
 
 def _require_base(model: ModelConfig, start: Start) -> None:

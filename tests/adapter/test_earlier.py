@@ -138,6 +138,15 @@ def test_an_adapter_of_another_model_is_refused(llama, make_family, make_earlier
         attach(narrow, AdapterSettings(), seed=0, earlier=earlier)
 
 
+def test_a_rank_that_is_not_that_of_the_configuration_is_refused(make_earlier) -> None:
+    """PEFT would not load it, and whether its scale is alpha / 4 or alpha / 7 nothing says."""
+    folder, _ = make_earlier(**QV)
+    values = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**values, "r": 7}))
+    with pytest.raises(BadInputError, match=r"mine: '.*q_proj' has rank 4, and its adapter_config\.json says 7"):
+        read_earlier(folder, "mine")
+
+
 @pytest.mark.parametrize("module", ["embed_tokens", "lm_head"])
 def test_tensors_that_are_no_plain_pairs_are_named(make_earlier, module) -> None:
     folder, _ = make_earlier(r=2, target_modules=["q_proj", module])

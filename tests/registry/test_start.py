@@ -206,6 +206,7 @@ def test_a_name_without_a_registry_is_refused() -> None:
         ({"init_lora_weights": "pissa_niter_4"}, r"init_lora_weights pissa_niter_4 \(which moves the base weights\)"),
         ({"peft_type": "IA3"}, "has the type IA3"),
         ({"r": None}, "lacks r or lora_alpha"),
+        ({"lora_alpha": 0}, "has lora_alpha 0 in its adapter_config.json, so it does nothing"),
     ],
 )
 def test_what_is_no_plain_lora_is_refused_before_anything_starts(package, tmp_path, values, message) -> None:
