@@ -135,6 +135,11 @@ def takes_transposed(model: torch.nn.Module, modules: Iterable[str]) -> bool:
     return any(isinstance(module, Conv1D) and _ends(path, ends) for path, module in model.named_modules())
 
 
+def stands_apart(path: str) -> bool:
+    """Whether a module is none of the decoder's own by its path: an encoder beside it, an indexer, a router."""
+    return bool(_APART.search(path))
+
+
 def role_of(path: str) -> str:
     """The letters of `ROLES` that a linear module's weight holds, '' where it is none of a decoder layer's own."""
     path = path.removesuffix(".linear")  # Moshi holds its matrices in modules of these names

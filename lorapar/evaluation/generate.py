@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, GenerationConfig
 
+from lorapar.adapter.layout import stands_apart
 from lorapar.basemodel import NO_TOKEN, StopStrings
 
 _POSITION_TABLES = ("wpe", "embed_positions", "positions_embed", "position_embedding", "position_embeddings")
@@ -23,10 +24,13 @@ def batches_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]
 def position_table(model: torch.nn.Module) -> int | None:
     """How many positions a model has a table for, learned (GPT-2, OPT) or fixed (GPT-J); None where it has no table.
 
-    With one token more the table ends: an IndexError on a CPU, and on a GPU an error that ends the process.
+    With one token more the table ends: an IndexError on a CPU, and on a GPU an error that ends the process. That of a
+    vision tower is of its images' patches, and says nothing of texts.
     """
     lengths = []
     for name, module in model.named_modules():
+        if stands_apart(name):
+            continue
         if isinstance(module, torch.nn.Embedding) and name.rpartition(".")[2] in _POSITION_TABLES:
             lengths.append(module.num_embeddings - getattr(module, "offset", 0))
         for table in ("embed_positions", "pos_encoding"):

@@ -9,10 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from lorapar.basemodel import StopStrings, load_model, load_tokenizer
 from lorapar.config import ModelConfig
 from lorapar.evaluation import batches_by_length, generate_greedy
+from lorapar.evaluation.generate import position_table
 
 BASE = ModelConfig(name="builtin:tiny", dtype="float32")
 PROMPTS = [[5, 9], [7, 8, 60, 61, 62, 63, 64], [100], [30, 31, 32, 33]]
@@ -74,6 +76,19 @@ def test_an_answer_ends_with_the_token_that_completes_a_stop_string(model, tmp_p
     stopped = generate_greedy(model, PROMPTS, stop_ids=[], pad_id=2, max_new_tokens=12, strings=strings)
     assert stopped == [strings.trim(row) for row in free]
     assert len(stopped[1]) < 12
+
+
+def test_positions_are_those_of_texts_and_not_of_a_vision_tower() -> None:
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    seeing = AutoConfig.for_model(
+        "gemma3",
+        text_config={**small, "vocab_size": 99, "num_key_value_heads": 1, "head_dim": 16},
+        vision_config={**small, "image_size": 28, "patch_size": 14},
+    )
+    with torch.device("meta"):
+        assert position_table(AutoModelForCausalLM.from_config(seeing)) is None
+        gpt2 = AutoConfig.for_model("gpt2", n_embd=32, n_layer=1, n_head=2, n_positions=77, vocab_size=99)
+        assert position_table(AutoModelForCausalLM.from_config(gpt2)) == 77
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 9))
