@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lorapar.basemodel import load_model
 from lorapar.checkpoint import Keeper
 from lorapar.config import CheckpointConfig, ModelConfig, PromptConfig, RlConfig, SftConfig
 from lorapar.errors import LoraparError, Terminated
@@ -125,6 +126,15 @@ def train(root: Path, start: Path, runs: tuple[str, ...] = RUNS, *, sharded: boo
     CarefulGRPOTrainer._generate_single_turn = made_up  # type: ignore[method-assign]
 
 
+def write_share(root: Path) -> None:
+    """Leave in held-RANK how many weights of a sharded base this process holds."""
+    from torch.distributed.tensor import DTensor
+
+    model = load_model(ModelConfig(name="builtin:tiny", dtype="float32"), sharded=True)
+    held = [one.to_local() if isinstance(one, DTensor) else one for one in model.parameters()]
+    (root / f"held-{Ranks.here().rank}").write_text(str(sum(one.numel() for one in held)))
+
+
 def end(root: Path, start: Path, runs: tuple[str, ...]) -> None:
     """Runs that come to no end; each process leaves in ended.txt how it was told."""
     signal.signal(signal.SIGTERM, on_sigterm)
@@ -165,6 +175,7 @@ def one(rank: int, root: Path, start: Path, count: int) -> None:
     if count == 2:
         train(root, start)
         train(root, start, SHARDED, sharded=True)
+        write_share(root)
         for before in BEGUN_BY:
             go_on(root, start, before)
     elif count == 4:

@@ -139,6 +139,13 @@ def test_a_sharded_base_gives_the_adapter_of_a_whole_one(
     PeftModel.from_pretrained(load_model(kit.TINY), ours)
 
 
+def test_each_process_holds_its_part_of_a_sharded_base(kit, several: Path) -> None:
+    held = [int((several / "2" / f"held-{rank}").read_text()) for rank in (0, 1)]
+    whole = sum(one.numel() for one in load_model(kit.TINY).parameters())
+    assert sum(held) == whole
+    assert max(held) < 0.6 * whole
+
+
 def test_a_sharded_base_samples_for_itself(kit, several: Path) -> None:
     folders = [several / "2" / "rl-sampled" / f"rank{rank}" for rank in (0, 1)]
     first, second = (kit.tensors(folder) for folder in folders)
