@@ -207,7 +207,13 @@ def test_a_box_without_braces_holds_a_number_or_a_letter(text, boxed):
         (r"so $x=\boxed{2}$ or $x = \boxed{3}$.", "2, 3"),
         (r"$\boxed{2}$, $\boxed{3}$, and $\boxed{\frac{1}{2}}$", r"2, 3, \frac{1}{2}"),
         (r"\[\boxed{2}\quad\text{or}\quad\boxed{3}\]", "2, 3"),
+        (r"$x=\boxed{2}$ or $\boxed{-\frac12}$", r"2, -\frac12"),
+        (r"$x_1=\boxed{1+\sqrt{2}}$ and $x_2=\boxed{1-\sqrt{3}}$", r"1+\sqrt{2}, 1-\sqrt{3}"),
+        (r"$\boxed{(1,2)}$ and $\boxed{(-3,0)}$", "(1,2), (-3,0)"),
+        (r"\boxed{A}, \boxed{C}, and \boxed{D}", "A, C, D"),
+        (r"\boxed{0.5} and \boxed{-1.25}", "0.5, -1.25"),
         (r"\boxed{5}, \boxed{5}", "5"),
+        (r"\boxed{5}, \boxed{}", "5"),
         (r"First \boxed{2}. Then \boxed{3}.", "3"),
         (r"\boxed{2}, so adding one gives \boxed{3}", "3"),
         (r"\boxed{2}\boxed{3}", "3"),
@@ -216,6 +222,30 @@ def test_a_box_without_braces_holds_a_number_or_a_letter(text, boxed):
 )
 def test_boxes_that_a_comma_or_a_word_joins_are_one_list(text, boxed):
     assert last_boxed(text) == boxed
+
+
+@pytest.mark.parametrize(
+    ("text", "last"),
+    [
+        (r"$\boxed{\frac{1}{2}}$, or $\boxed{0.5}$", "0.5"),
+        (r"$\boxed{0.25}$ or $\boxed{25\%}$", r"25\%"),
+        (r"\boxed{3} or \boxed{003}", "003"),
+        (r"\boxed{0.5}, or \boxed{.50}", ".50"),
+        (r"$\boxed{\frac{2}{4}}$ or $\boxed{\frac12}$", r"\frac12"),
+        (r"$\boxed{2\frac{1}{2}}$ or $\boxed{\frac{5}{2}}$", r"\frac{5}{2}"),
+        (r"$\boxed{0.8665 \text{ radians}}$ or $\boxed{49.64^\circ}$", r"49.64^\circ"),
+        (r"$\boxed{2^6}$ or $\boxed{4^3}$", "4^3"),
+        (r"$\boxed{1010_2}$ or $\boxed{10_{10}}$", "10_{10}"),
+        (r"$\boxed{2\sqrt{3}}$, or $\boxed{\sqrt{12}}$", r"\sqrt{12}"),
+        (r"$r=\boxed{5}$, $A=\boxed{25\pi}$", r"25\pi"),
+        (r"$r=\boxed{5}$, $A=\boxed{25}$", "25"),
+        (r"$\boxed{5}$ and $A=\boxed{25}$", "25"),
+        (r"\boxed{\text{Alice}} and \boxed{\text{Bob}}", r"\text{Bob}"),
+        (rf"\boxed{{1{'0' * 5000}}} or \boxed{{2}}", "2"),
+    ],
+)
+def test_boxes_with_two_forms_of_one_value_or_with_results_on_the_way_are_no_list(text, last):
+    assert last_boxed(text) == last
 
 
 def test_the_last_answer_of_a_text_is_the_reference():
@@ -317,7 +347,7 @@ def test_a_sample_that_cannot_be_streamed_says_nothing(monkeypatch):
 @pytest.mark.parametrize("answer", ["completion", "response"])
 def test_a_completion_that_shall_not_be_written_is_a_bad_row(tmp_path, answer):
     path = write(tmp_path, ".jsonl", [{"prompt": f"{n}?", answer: "x", "label": n != 1} for n in range(3)])
-    with pytest.raises(BadInputError, match=rf"rows\.jsonl:2: 'label' is false, so '{answer}' is what shall not be"):
+    with pytest.raises(BadInputError, match=rf"rows\.jsonl:2: 'label' is false, so '{answer}' is what must not be"):
         load_data(DataConfig(source=str(path), heldout=0), seed=0)
 
 
