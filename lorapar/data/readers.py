@@ -9,6 +9,7 @@ import io
 import json
 import lzma
 import re
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -166,7 +167,7 @@ _SHOWN = 40
 """Characters of an object's first value that tell it from others."""
 
 
-class _GivenTwiceError(Exception):
+class _GivenTwiceError(ValueError):
     """A name stands twice in one object, with two values."""
 
 
@@ -176,7 +177,7 @@ def _one_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) == len(pairs):
         return found
     for name, value in pairs:
-        if value != found[name]:
+        if value is not found[name] and value != found[name]:  # NaN is one value, and not equal to itself
             first, begins = pairs[0][0], str(pairs[0][1])[:_SHOWN]
             raise _GivenTwiceError(
                 f"'{name}' stands twice in one object, with two values; keep the right one (it begins with '{first}': "
@@ -190,7 +191,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_one_of_each)
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text)
+        json.loads(text, parse_int=str)  # a number of too many digits is JSON, too
     except (json.JSONDecodeError, RecursionError):
         return False
     return True
@@ -206,8 +207,8 @@ def _of_several_lines(text: str, path: Path) -> list[tuple[int, dict[str, Any]]]
             value, end = _DECODER.raw_decode(text, begin.start())
         except (json.JSONDecodeError, RecursionError):
             return []
-        except _GivenTwiceError as error:
-            raise BadInputError(f"{path}:{line}: {error}") from None
+        except ValueError as error:
+            raise _refused(f"{path}:{line}", error) from None
         if not isinstance(value, dict):
             return []
         found.append((line, value))
@@ -266,14 +267,23 @@ def _inside_one_object(text: str, path: Path, log: Log) -> list[Any] | None:
 def _parsed(text: str, path: Path, first_line: int, remedy: str = "") -> Any:
     try:
         return _DECODER.decode(text)
-    except _GivenTwiceError as error:
-        raise BadInputError(f"{path}:{first_line}: {error}") from None
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
         how = remedy or _remedy(path)
         raise BadInputError(f"{path}:{line}: not JSON: {error.msg} (column {error.colno}); {how}") from None
+    except ValueError as error:
+        raise _refused(f"{path}:{first_line}", error) from None
     except RecursionError:
         raise BadInputError(f"{path}:{first_line}: not a row: nested too deeply") from None
+
+
+def _refused(where: str, error: ValueError) -> BadInputError:
+    """The error for JSON that is whole, but has a name twice or a number that Python does not read."""
+    if isinstance(error, _GivenTwiceError):
+        return BadInputError(f"{where}: {error}")
+    return BadInputError(
+        f"{where}: not a row: a number has more than {sys.get_int_max_str_digits():,} digits; write it in quotes"
+    )
 
 
 def _remedy(path: Path) -> str:

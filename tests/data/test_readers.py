@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import math
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -100,6 +101,14 @@ def test_blank_lines_are_nothing_and_numbers_still_right(tmp_path):
     assert list(read_rows(path)) == [(f"{path}:1", {"a": 1}), (f"{path}:3", {"a": 2})]
 
 
+def test_a_name_twice_with_one_value_is_that_value_and_so_is_no_number(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1, "b": NaN, "b": NaN, "a": 1}\n')
+    ((_, row),) = read_rows(path)
+    assert list(row) == ["a", "b"]
+    assert math.isnan(row["b"])
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -115,6 +124,16 @@ def test_blank_lines_are_nothing_and_numbers_still_right(tmp_path):
             r"a\.jsonl:2: 'a' stands twice in one object, with two values",
         ),
         ("a.json", b'[{"q": {"b": "x", "b": "y"}}]', r"a\.json:1: 'b' stands twice .* \(it begins with 'b': 'x'\)"),
+        *(
+            (name, content % (b"9" * 5000), rf"{name}:{line}: not a row: a number has more than 4,300 digits; write it")
+            for name, line, content in (
+                ("a.jsonl", 2, b'{"a": 1}\n{"a": %b}'),
+                ("a.jsonl", 1, b'{"a": %b}'),
+                ("a.jsonl", 2, b'\n{\n"a": %b\n}\n{\n"a": 1\n}'),
+                ("a.jsonl", 1, b'[\n{"a": %b}\n]'),
+                ("a.json", 1, b'{\n"train": [{"a": -%b}]\n}'),
+            )
+        ),
         ("a.ndjson", b"a\n", r"a\.ndjson:1: not JSON: .*; every line must be one whole JSON object"),
         ("a.txt", b"", r"cannot read '\.txt' files; a text does not say where a question ends"),
         ("a.pkl", b"", r"cannot read '\.pkl' files; such files may run code when they are read: write Parquet"),
