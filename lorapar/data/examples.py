@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from lorapar.answers import References, distinct, is_several
@@ -28,6 +29,7 @@ from lorapar.data.mapping import Mapped, plain_name
 from lorapar.data.readers import RawRow
 from lorapar.data.reference_pattern import reference_finder
 from lorapar.data.tests_column import BEFORE_TESTS, setup_of, tests_of
+from lorapar.data.tool_calls import holds_a_call, lists_all, names_any, tool_names
 from lorapar.errors import BadInputError, nearest
 from lorapar.records import Example, System
 
@@ -98,8 +100,8 @@ def make_examples(rows: list[RawRow], mapped: Mapped, *, strict: bool, systems: 
 
 
 def _lists_among(references: Sequence[References | None], rows: int) -> list[str]:
-    """A line about references that are several values, all of which an answer needs."""
-    listed = [one for one in references if isinstance(one, str) and is_several(one)]
+    """A line about references that are several values, all of which an answer needs, and not a point or an interval."""
+    listed = [one for one in references if isinstance(one, str) and is_several(one) and not _is_a_point(one)]
     if not listed:
         return []
     return [
@@ -109,19 +111,17 @@ def _lists_among(references: Sequence[References | None], rows: int) -> list[str
     ]
 
 
+def _is_a_point(reference: str) -> bool:
+    """Whether a pair of brackets, one of them round, is around a whole reference: `(1, 2)` or `[0, 1)`, no list."""
+    text = reference.strip(" $")
+    depths = list(accumulate((one in "([{") - (one in ")]}") for one in text))
+    return 0 not in depths[:-1] and (text[:1] == "(" or (text[:1] == "[" and text[-1:] == ")"))
+
+
 def _claim(taken: dict[str, str], key: str, where: str, complaint: str) -> None:
     if key in taken:
         raise BadRowError(f"{where}: {complaint} {taken[key]}")
     taken[key] = where
-
-
-_CALLS = re.compile(
-    r"<\|?tool_call|<functioncall>|<function=|<\|python_tag\|>|\[TOOL_CALLS\]|<\uff5ctool\u2581calls|\A\[?\s*\{\s*[\"'](?:name[\"']\s*:.*[\"'](?:arguments|parameters)"
-    r"|(?:arguments|parameters)[\"']\s*:.*[\"']name)[\"']\s*:",
-    re.DOTALL,
-)
-"""An answer that calls a tool by a text: Hermes, Qwen, Granite, Glaive, Llama, Mistral, DeepSeek, xLAM."""
-_NAME_OF_A_TOOL = re.compile(r"[\"']name[\"']\s*:\s*[\"']([\w.-]+)[\"']")
 
 
 class _Builder:
@@ -148,7 +148,7 @@ class _Builder:
             row = self._made.read(where, row, self.cells)
         conversation = self._conversation(where, row)
         question, answer = (conversation.question, conversation.answer) if conversation else self._texts(where, row)
-        if not row.get("tools") and _CALLS.search(answer.lstrip()):
+        if not row.get("tools") and holds_a_call(answer):
             self.seen["call a tool in a text, which is learned as a text"] += 1
         example = Example(
             id="",
@@ -198,17 +198,26 @@ class _Builder:
             self._refuse_numbered_choices(where, row)
         lists = row.get("tools") not in (None, "", "[]", []) and "tools" not in used
         if lists:
-            calls = _CALLS.search(self._last_text(row)) is not None
+            calls = holds_a_call(self._last_text(row))
             if calls and not self._tells_of(row):
                 self._refuse_unknown_tools(where, row)
             done = "call some in a text" if calls else "call none"
             self.seen[f"list 'tools' and {done}; the column is not read"] += 1
 
     def _tells_of(self, row: dict[str, Any]) -> bool:
-        """Whether what is asked, or the system message, names a tool of the row."""
-        turns = (turns_in(row.get(self._mapping.messages)) or [])[:-1] if self._mapping.messages else []
-        asked = f"{turns} {row.get(self._mapping.question)} {row.get(self._mapping.system_message or '')}"
-        return any(name in asked for name in _NAME_OF_A_TOOL.findall(str(row["tools"])))
+        """Whether the model is told of the tools of a row.
+
+        A system message or a conversation that has one of their names as a word tells of them; a question, its context
+        or turns before it must list them all, since they may have a word such as `search` by chance.
+        """
+        mapping, names = self._mapping, tool_names(row["tools"])
+        turns = (turns_in(row.get(mapping.messages)) or [])[:-1] if mapping.messages else []
+        asked = " ".join(str(row.get(column)) for column in (mapping.question, mapping.context, _HISTORY) if column)
+        return (
+            (not names and mapping.messages is not None)
+            or names_any(f"{turns} {row.get(mapping.system_message or '')}", names)
+            or lists_all(asked, names)
+        )
 
     def _refuse_unknown_tools(self, where: str, row: dict[str, Any]) -> None:
         """Refuse a tool call of which the model cannot know, where the settings do not name the columns."""

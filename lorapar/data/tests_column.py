@@ -91,14 +91,23 @@ def _asserts(tree: ast.AST) -> bool:
 def _can_fail(node: ast.AST) -> bool:
     """Whether a node is an assert, an exception, or a call such as `numpy.testing.assert_allclose(...)`.
 
-    An assert that is true whatever the answer does is none: `assert True`, `assert (x == 3, "wrong")`.
+    So is a call that ends the program with a word or a number other than 0 (`sys.exit(1)`). An assert that is true
+    whatever the answer does is none: `assert True`, `assert (x == 3, "wrong")`.
     """
     if isinstance(node, ast.Assert):
         return not _is_true(node.test)
     if isinstance(node, ast.Call):
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        return name.startswith("assert") or name == "fail"
+        name = _called(node)
+        return name.startswith("assert") or name == "fail" or (name in _EXITS and any(map(_is_no_zero, node.args)))
     return isinstance(node, ast.Raise)
+
+
+def _called(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+
+
+def _is_no_zero(argument: ast.expr) -> bool:
+    return not isinstance(argument, ast.Constant) or argument.value not in (0, None)
 
 
 def _is_true(test: ast.expr) -> bool:
@@ -110,26 +119,49 @@ def _is_true(test: ast.expr) -> bool:
     if isinstance(test, ast.BoolOp):
         return (any if isinstance(test.op, ast.Or) else all)(map(_is_true, test.values))
     if isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.Eq | ast.Is | ast.LtE | ast.GtE):
-        return len(test.ops) == 1 and ast.dump(test.left) == ast.dump(test.comparators[0])
+        alike = len(test.ops) == 1 and ast.dump(test.left) == ast.dump(test.comparators[0])
+        return alike and _has_one_value(test.left, is_same=isinstance(test.ops[0], ast.Is))
     return isinstance(test, ast.Lambda | ast.JoinedStr | ast.GeneratorExp)
 
 
-def _is_caught(node: ast.Try | ast.TryStar) -> bool:
+def _has_one_value(side: ast.expr, *, is_same: bool) -> bool:
+    """Whether an expression compared with itself is equal: it calls nothing, or only functions of constants.
+
+    `next(g)` and `s.pop()` have states, `Point(1) == Point(1)` needs an `__eq__`, and `f(1) is f(1)` needs one object.
+    """
+    calls = [node for node in ast.walk(side) if isinstance(node, ast.Call)]
+    names = [node.id for node in ast.walk(side) if isinstance(node, ast.Name)]
+    functions = [name for call in calls if (name := getattr(call.func, "id", ""))[:1].islower()]
+    return not calls or (not is_same and len(functions) == len(calls) == len(names))
+
+
+def _is_caught(node: ast.Try | ast.TryStar, functions: _Defined) -> bool:
     """Whether what fails in a `try` ends there: a handler takes every exception, and raises none."""
     for handler in node.handlers:
         kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
         takes_all = any(kind is None or getattr(kind, "id", "") in _TAKE_ASSERTIONS for kind in kinds)
-        if takes_all and not any(map(_stops, ast.walk(handler))):
+        if takes_all and not _stops(handler, functions):
             return True
     return False
 
 
-def _stops(node: ast.AST) -> bool:
-    """Whether a node of a handler fails, or ends the program."""
-    name = getattr(node.func, "attr", getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""
-    return _can_fail(node) or name in ("exit", "_exit")
+def _stops(handler: ast.AST, functions: _Defined) -> bool:
+    """Whether something in a handler, or in an own function that it calls, fails or ends the program."""
+    waiting, known = [handler], set[str]()
+    while waiting:
+        for node in ast.walk(waiting.pop()):
+            name = _called(node) if isinstance(node, ast.Call) else ""
+            if _can_fail(node) or name in _EXITS:
+                return True
+            if name not in known:
+                known.add(name)
+                waiting += functions.get(name, ())
+    return False
 
 
+_Defined = Mapping[str, Sequence[ast.AST]]
+"""Functions and classes of a source by their names."""
+_EXITS = ("exit", "quit", "_exit")
 _TAKE_ASSERTIONS = frozenset({"AssertionError", "Exception", "BaseException"})
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _CALLS_BY_TEXT = frozenset({"globals", "locals", "vars", "dir", "getattr", "eval", "exec"})
@@ -146,9 +178,10 @@ def _reaches_an_assert(tree: ast.Module) -> bool:
     for node in ast.walk(tree):
         if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
             defined.setdefault(node.name, []).append(node)
+    functions = dict(defined)
     waiting: list[ast.AST] = [tree]
     while waiting:
-        for node in _that_run(waiting.pop(), defined):
+        for node in _that_run(waiting.pop(), functions):
             name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
             if _can_fail(node) or name in _CALLS_BY_TEXT:
                 return True
@@ -158,9 +191,9 @@ def _reaches_an_assert(tree: ast.Module) -> bool:
     return False
 
 
-def _that_run(node: ast.AST, defined: Mapping[str, Sequence[ast.AST]]) -> list[ast.AST]:
+def _that_run(node: ast.AST, defined: _Defined) -> list[ast.AST]:
     """The parts of a node that count: not what a handler catches, and not the name in a call that runs nothing."""
-    if isinstance(node, ast.Try | ast.TryStar) and _is_caught(node):
+    if isinstance(node, ast.Try | ast.TryStar) and _is_caught(node, defined):
         return [*(one for handler in node.handlers for one in handler.body), *node.orelse, *node.finalbody]
     if isinstance(node, ast.If) and isinstance(node.test, ast.Constant) and not node.test.value:
         return list(node.orelse)

@@ -82,9 +82,12 @@ def test_other_texts_stay_what_they_are_without_a_word(tmp_path, text) -> None:
 
 
 def test_references_of_several_values_are_counted(tmp_path) -> None:
-    *_, note = loaded(tmp_path, "[1, 2]")[1]
-    assert "1 of 2 rows have several values as one reference (the first: '[1, 2]'): an answer needs all of them" in note
-    assert not any("several values" in note for text in ("1,000", "B", "2 1/2") for note in loaded(tmp_path, text)[1])
+    for text in ("[1, 2]", "(1, 2), (3, 4)"):
+        *_, note = loaded(tmp_path, text)[1]
+        start = f"1 of 2 rows have several values as one reference (the first: '{text}'): an answer needs all of them"
+        assert start in note
+    others = ("1,000", "B", "2 1/2", "(1, 2)", "[0, 1)", r"$(\frac{1}{2}, 3)$")
+    assert not any("several values" in note for text in others for note in loaded(tmp_path, text)[1])
 
 
 @pytest.mark.parametrize("text", ["Paris|Lutetia", "Paris || Lutetia"])

@@ -180,6 +180,44 @@ def test_a_call_of_a_tool_as_text_is_refused_where_the_row_lists_tools(tmp_path,
     assert note == "1 of 1 rows call a tool in a text, which is learned as a text"
 
 
+@pytest.mark.parametrize(
+    ("tools", "said"),
+    [
+        ([{"name": "Get Weather", "parameters": {}}], "You may use Get Weather."),
+        (["look", "seek"], "You have seek."),
+        (json.dumps([json.dumps({"name": "look"})]), "look at things"),
+        ([{"type": "function", "function": {"name": "look"}}], 'Tools: [{"name": "look"}]'),
+        ("[{'function_declarations': [{'name': 'look'}]}]", "You have look."),
+        ("see the manual", "You have some tools."),
+    ],
+)
+def test_a_conversation_that_names_a_tool_of_the_row_is_told_of_it(tmp_path, tools, said):
+    turns = [{"role": "system", "content": said}, ASKED, {**SAID, "content": CALL}]
+    assert loaded(tmp_path, {"messages": turns, "tools": tools}).examples[0].answer == CALL
+
+
+@pytest.mark.parametrize(
+    ("tools", "row", "is_told"),
+    [
+        (["add"], {"question": "What is my address?"}, False),
+        (["add"], {"question": "Please add 2 and 3."}, False),
+        ([{"name": "look", "parameters": {"at": {"name": "city"}}}], {"question": 'Fill in {"name": "city"}.'}, False),
+        (["add", "sub"], {"question": "You have add(a, b). 2 + 3?"}, False),
+        (["add", "sub"], {"question": "You have add(a, b) and sub(a, b). 2 + 3?"}, True),
+        (["add"], {"instruction": "2 + 3?", "input": '[{"name": "add"}]'}, True),
+        (["add"], {"instruction": "2 + 3?", "history": [["What have you?", "A tool, `add`."]]}, True),
+        (["add"], {"system": "You have the tool add.", "instruction": "2 + 3?"}, True),
+    ],
+)
+def test_a_question_tells_of_tools_where_it_lists_them_all(tmp_path, tools, row, is_told):
+    row = {**row, ("output" if "instruction" in row else "answer"): CALL, "tools": tools}
+    if is_told:
+        assert loaded(tmp_path, row).examples[0].answer == CALL
+        return
+    with pytest.raises(BadInputError, match="the model is not told of 'tools'"):
+        loaded(tmp_path, row)
+
+
 def test_turns_of_weight_0_are_context_and_never_the_answer(tmp_path):
     bad, good = ({"role": "assistant", "content": text, "weight": weight} for text, weight in (("Hm?", 0), ("So.", 1)))
     more = {"role": "user", "content": "More?"}

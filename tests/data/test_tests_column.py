@@ -25,6 +25,14 @@ def source(tmp_path: Path, tests: Any, **columns: Any) -> DataConfig:
     return DataConfig(source=str(file), columns=columns or None)
 
 
+COUNTED = """passed = 0
+for a, b in ((2, 3), (1, 4)):
+    try:
+        assert add(a, b) == 5
+        passed += 1
+    except Exception as error:
+        print(error)
+"""
 CHECK = "def check(candidate):\n    assert candidate(2, 3) == 5"
 
 
@@ -48,6 +56,8 @@ def test_rows_without_tests_have_none(tmp_path: Path) -> None:
         ("add(2, 3)\nassert [add]", "asserts nothing"),
         ("assert add(2, 3) == add(2, 3)", "asserts nothing"),
         ("assert add(2, 3) == 5 or True", "asserts nothing"),
+        ("import sys\nprint(add(2, 3))\nsys.exit(0)", "asserts nothing"),
+        ("def tell():\n    print('no')\ntry:\n    assert add(2, 3) == 5\nexcept Exception:\n    tell()", "no failure"),
         ("try:\n    assert add(2, 3) == 5\nexcept Exception as error:\n    print(error)", "where no failure shows"),
         ("if 0:\n    assert add(2, 3) == 5", "where no failure shows"),
         ("async def test():\n    assert add(2, 3) == 5\n\ntest()", r"runs nothing of it.*asyncio.run\(test\(\)\)"),
@@ -86,6 +96,15 @@ def test_what_tests_nothing_is_refused_with_its_row(tmp_path: Path, tests: str, 
         "async def test():\n    assert add(2, 3) == 5\n\nfor step in test().__await__():\n    pass",
         "def tests():\n    yield add(2, 3)\n    assert add(2, 3) == 5\n\nlist(tests())",
         "try:\n    assert add(2, 3) == 5\nexcept AssertionError:\n    raise SystemExit('wrong')",
+        f"import sys\n{COUNTED}if passed != 2:\n    sys.exit(1)",
+        f"{COUNTED}if passed != 2:\n    quit('wrong')",
+        "try:\n    assert add(2, 3) == 5\nexcept Exception:\n    quit(1)",
+        "import sys\ndef wrong():\n    stop()\ndef stop():\n    sys.exit(1)\ntry:\n    assert add(2, 3) == 5\n"
+        "except AssertionError:\n    wrong()",
+        "steps = add(2, 3)\nassert next(steps) == next(steps)",
+        "assert add(2, 3).pop() == add(2, 3).pop()",
+        "assert Sum(2, 3) == Sum(2, 3)",
+        "assert add(2, 3) is add(2, 3)",
         "try:\n    add()\n    assert False\nexcept TypeError:\n    pass",
         "try:\n    add()\nexcept TypeError:\n    pass\nelse:\n    raise AssertionError",
     ],
