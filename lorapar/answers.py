@@ -20,13 +20,14 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from lorapar.plain_text import is_unspaced, plain_characters, set_apart, without_lead, words_of
+from lorapar.plain_text import has_unspaced, plain_characters, set_apart, without_lead, words_of
 from lorapar.quantities import Quantity, last_number, last_stated_number, quantity_of
 from lorapar.reading.boxes import last_boxed
 from lorapar.reading.choices import last_choice, letter_of
 from lorapar.reading.moments import moment_of
 from lorapar.reading.number_words import ordinal_of
 from lorapar.reading.units import same_unit, units_differ
+from lorapar.reading.unspaced import is_all_of_it
 
 References = str | tuple[str, ...]
 """The short exact answer, or several of which any is right."""
@@ -161,7 +162,7 @@ def is_found_in(text: str, references: References) -> bool:
 
 
 def _has(text: str, reference: str) -> bool:
-    text = plain_characters(text)
+    text = plain_characters(text.replace("\u3001", "\u6216"))  # what is listed is not named
     wanted = quantity_of(reference)
     apart = set_apart(text)
     found = _has_quantity(apart, wanted) if wanted is not None and wanted.name_is_sure else None
@@ -171,14 +172,18 @@ def _has(text: str, reference: str) -> bool:
     if letter is not None and letter.isascii():
         return last_choice(apart) == letter
     shown = letter if letter is not None else without_lead(reference).removesuffix(".")
-    return shown != "" and _as_whole_words(shown).search(text) is not None
+    if not shown:
+        return False
+    found_words = _as_whole_words(shown).finditer(text)
+    if has_unspaced(shown):
+        return any(is_all_of_it(text[: one.start()], shown, text[one.end() :]) for one in found_words)
+    return next(found_words, None) is not None
 
 
 @lru_cache(maxsize=1024)
 def _as_whole_words(shown: str) -> re.Pattern[str]:
     words = r"\s+".join(re.escape(word) for word in shown.split())
-    before = "" if is_unspaced(shown[0]) else r"(?<!\w)"
-    behind = "" if is_unspaced(shown[-1]) else r"(?!\w)"
+    before, behind = ("", "") if has_unspaced(shown) else (r"(?<!\w)", r"(?!\w)")
     return re.compile(f"{before}{_NO_NUMBER_BEFORE}{words}{behind}{_NO_NUMBER_BEHIND}", re.IGNORECASE)
 
 

@@ -20,6 +20,7 @@ _ONE_FOR_EACH = {
     "\u066c": ",",
     "\u066a": "%",
     **dict.fromkeys("\u00ba\u02da", "\u00b0"),
+    "\u301c": "~",
     "\u2103": "\u00b0C",
     "\u2109": "\u00b0F",
     "\u3000": " ",
@@ -54,12 +55,10 @@ _LEAD = re.compile(
     r"|(?:=+>?|->|\u2192|\u21d2|\u2234)\s*)(?=\S)",
     re.IGNORECASE,
 )
-_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 """Signs of Chinese and Japanese, which are written without blanks."""
-_ONE_UNSPACED = re.compile(f"[{_UNSPACED}]")
-_BESIDE_UNSPACED = re.compile(
-    rf"(?<=[{_UNSPACED}])(?<!\u7b2c)(?=[^\W{_UNSPACED}])|(?<=[^\W_{_UNSPACED}])(?=[{_UNSPACED}])"
-)
+_ONE_UNSPACED = re.compile(f"[{UNSPACED}]")
+_BESIDE_UNSPACED = re.compile(rf"(?<=[{UNSPACED}])(?<!\u7b2c)(?=[^\W{UNSPACED}])|(?<=[^\W_{UNSPACED}])(?=[{UNSPACED}])")
 """Where another letter or digit stands beside one, but for the ordinal sign."""
 _CLOSING = re.compile(r"(?:(?<=[^\W\d_]{2})[!?,;:.]+|\.)$")
 
@@ -125,9 +124,9 @@ def without_lead(text: str) -> str:
     return text if match is None else without_markup(text[match.end() :])
 
 
-def is_unspaced(character: str) -> bool:
-    """Whether a character is a sign of Chinese or Japanese, behind which a word needs no blank."""
-    return _ONE_UNSPACED.match(character) is not None
+def has_unspaced(text: str) -> bool:
+    """Whether a text has a sign of Chinese or Japanese, beside which a word needs no blank."""
+    return _ONE_UNSPACED.search(text) is not None
 
 
 def set_apart(text: str) -> str:

@@ -29,6 +29,7 @@ from lorapar.reading.algebra import begins_with_algebra, is_algebra, may_be_vari
 from lorapar.reading.claims import is_statement, speaks_of_it, takes_back
 from lorapar.reading.number_words import NAMES_OF_NUMBERS, ORDINALS, in_digits
 from lorapar.reading.units import BY_TIME, is_known, one_spelling
+from lorapar.reading.unspaced import is_named, is_not_named, says_more
 
 _LONGEST = 120
 """Characters of a text that may still be one number with its unit."""
@@ -58,8 +59,13 @@ _ONE = re.compile(
     rf"(?P<sign>(?:{_SIGN_OR_WORD})?)\s*(?:(?P<before>{_BEFORE})\s*(?P<inner_sign>{_SIGN}?))?(?P<digits>{_DIGITS})"
     rf"(?:(?P<gap>\s*-?)(?P<after>{_AFTER}))?\s*[.,;]?"
 )
+_OF_A_VARIABLE = (
+    r"\\(?:[dtc]?frac(?:\{[^{}]*\}){2}|sqrt\{[^{}]*\})\s*[a-zA-Z]|\\sqrt\{[^{}]*[a-zA-Z]"
+    r"|\\[dtc]?frac(?:\{[a-zA-Z]\}\{[0-9]+\}|\{[0-9]+\}\{[a-zA-Z]\})"
+)
+"""Quotients and roots that an equation is yet to be solved for: `\\frac{1}{2}x`, `\\frac{x}{2}`, `\\sqrt{x}`."""
 _NAMED = re.compile(
-    r"(?P<name>(?!\\[dtc]?frac|\\sqrt)\\?[^\W\d_][\w'(){}\\]{0,24}(?:\s+[^\W\d_]{1,20}){0,3})\s*(?P<mark>[=:])\s*(?P<rest>.+)",
+    rf"(?P<name>(?!{_OF_A_VARIABLE})\\?[^\W\d_][\w'(){{}}\\]{{0,24}}(?:\s+[^\W\d_]{{1,20}}){{0,3}})\s*(?P<mark>[=:])\s*(?P<rest>.+)",
     re.DOTALL,
 )
 """`x = 5`, `f(x) = 5`, `Total cost: 5`."""
@@ -112,9 +118,10 @@ _TITLE = re.compile(r"(?=[^\W\d_]{3})[A-Z\u00c0-\u00de][^\W\d_A-Z]+")
 _SAID_AGAIN = re.compile(r"(?P<one>[^()]*[^()\s])\s+\((?P<again>[^()]+)\)(?P<rest>[^()]*)")
 _WORDS_OF_A_UNIT = 2
 _CHINESE_NUMBER = re.compile(
-    "[\u4e07\u842c\u4ebf\u5104\u5146\u767e\u5341\u534a]|\u5343(?![\u514b\u7c73\u74e6\u5361\u7126\u5e15])|.{1,2}\u534a"
+    "[\u4e07\u842c\u4ebf\u5104\u5146]|\u767e(?!\u5206)|\u5341(?!\u5b57)|\u5343(?![\u514b\u7c73\u74e6\u5361\u7126\u5e15])"
+    "|.{0,2}\u534a(?![\u5f84\u5f91\u51b3\u6c7a\u5bfc\u5c0e\u7403\u5706\u5713])"
 )
-"""Signs that multiply the number before them, but for those of kilograms, kilometres and the like; and a half."""
+"""Signs that multiply the number before them, and a half, but for words such as kilogram or radius."""
 _DECADE = re.compile(r"[12][0-9]{2}0")
 """`1990s` are no seconds."""
 _LATEX_FRACTIONS = (
@@ -203,11 +210,11 @@ _PART_BEFORE = re.compile(
 )
 """What a number is a part of, by what stands before it."""
 _GLUED_BEFORE = re.compile(
-    rf"(?:[0-9][-/.]\(?|[0-9][a-z]{{1,3}}/|[\u221a_]|[\w)]\*\*|[0-9)]\(|\b[a-z]\(|[^\W\d_]-|(?<![^\W\d_])(?!(?:{_CODES}|Rs|SFr|Fr)\Z)[^\W\d_]+)\Z"
+    rf"(?:[0-9][-/.]\(?|[0-9][a-z]{{1,3}}/|[\u221a_]|[0-9A-Za-z_)]\*\*|[0-9)]\(|\b[a-z]\(|[^\W\d_]-|(?<![^\W\d_])(?!(?:{_CODES}|Rs|SFr|Fr)\Z)[^\W\d_]+)\Z"
 )
 """The same where nothing is between: `2024-01-05`, `0.(3)`, `H2O`, `GPT-4`, `2(5)`."""
 _PART_BEHIND = re.compile(
-    r"\s?(?:\u00b1|\+/?-|\\pm\b|\u2030)|[-+]\s*(?:\Z|[.,;)\]])|\s?[-+]\s?[b-z\u03c0](?![^\W_]|')|\s?(?:\\(?:pi|sqrt|theta|cdot|times|div)\b|\u221a)"
+    r"\s?(?:\u00b1|\+/?-|\\pm\b|\u2030)|[-+]\s*(?:\Z|[.,;)\]])|[\x20\t]?[-+][\x20\t]?[b-z\u03c0](?![^\W_]|'|\s(?:is|was|are|means)\b)|\s?(?:\\(?:pi|sqrt|theta|cdot|times|div)\b|\u221a)"
     r"|\s?\^(?!\s?\{?\s?\\circ)|/[a-z](?!\w)"
     r"|\s?(?:\u00b0\s?[CF]?|degrees?(?:\s\w+)?)\sbelow\b|\s(?:or\s(?:more|less|fewer|greater|higher|lower|above|below|over|under)|and\s(?:up|above|over|below)"
     r"|squared|cubed|factorial)\b"
@@ -247,7 +254,7 @@ def _known_quantity(text: str) -> Quantity | None:
     text = without_lead(text)
     named = _NAMED.fullmatch(text)
     if named is not None and named["name"].split()[0].casefold() not in _NAMES_NOTHING:
-        found = _bare_quantity(without_lead(named["rest"]))
+        found = None if is_not_named(named["name"]) else _bare_quantity(without_lead(named["rest"]))
         name = "".join(named["name"].split()).casefold()
         return found and replace(found, name=name, name_is_sure=named["mark"] == "=")
     return _bare_quantity(text)
@@ -362,6 +369,8 @@ def _is_a_part(number: str, before: str, behind: str) -> bool:
     exclaimed = behind.strip() == "!" and not before.strip()
     goes_on = "." in number and behind.startswith(("...", "\u2026"))
     overlined = bool(behind) and unicodedata.category(behind[0]) == "Mn"
+    if not is_named(before, behind):
+        return True
     around = _PART_BEFORE.search(before) or _PART_BEHIND.match(behind) or takes_back(number, before, behind)
     return bool(glued or around or exclaimed or goes_on or overlined)
 
@@ -419,6 +428,7 @@ def _leaves_the_number(text: str) -> bool:
         if (
             word == "May"
             or _CHINESE_NUMBER.match(word)
+            or says_more(word)
             or any(part in _NO_UNITS - _SMALL_LETTERS_ONLY for part in re.split(r"[-/]", plain))
         ):
             return False

@@ -50,11 +50,15 @@ _TEN = re.compile(
     r"(?<![0-9.])10\s*\^\s*(?:\{\s*(-?[0-9]{1,3})\s*\}|([0-9]{1,3}))(?![0-9])"
 )
 _ASSIGNED = re.compile(r"\\?[a-zA-Z]+\s*(?:=|\\in(?![a-zA-Z]))\s*([^=<>]+)")
+_UNKNOWN = "[kmnpqt-z]"
 _UNSOLVED = re.compile(
-    r"[-+]?(?:[0-9.]+(?:/[0-9]+)?|\\frac\{[0-9]+\}\{[0-9]+\})\s*\\?[a-zA-Z]+(?:\^\{?[0-9]+\}?)?\s*=.*"
-    r"|[-+]?\\?[a-zA-Z]+(?:\^\{?[0-9]+\}?|/[0-9]+)\s*=.*"
+    rf"[-+]?(?:(?:[0-9.]+(?:/[0-9]+)?|\\frac\{{[0-9]+\}}\{{[0-9]+\}})\s*{_UNKNOWN}(?:\^\{{?[0-9]+\}}?)?"
+    rf"|{_UNKNOWN}(?:\^\{{?[0-9]+\}}?|/[0-9]+)|\\frac\{{{_UNKNOWN}\}}\{{[0-9]+\}}|\\sqrt\{{{_UNKNOWN}\}})\s*=.*"
 )
-"""An equation in a multiple or a power of a variable, of which math-verify takes the right side: `2x = 5`."""
+"""An equation that is to be solved for an unknown, of which math-verify takes the right side: `2x = 5`, `x^2 = 5`.
+
+Only letters that unknowns have: of `AB^2 = 52`, `r^2 = 25` and `i^2 = -1` the right side may be what is asked for.
+"""
 _NAMED = re.compile(
     r"(?<![\\a-zA-Z])(sqrt|(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|exp|min|max|gcd|pi|theta|alpha|beta|gamma)(?![a-zA-Z])"
 )
@@ -94,7 +98,8 @@ def decided(answer: str, reference: str, *, units: bool = True) -> bool | MathTe
     if same_answer(answer, reference):
         return True
     given, wanted = alike(*_sides(_plain(answer), _plain(reference)))
-    if ("=" in given) is not ("=" in wanted) and (_UNSOLVED.fullmatch(given) or _UNSOLVED.fullmatch(wanted)):
+    both = given + wanted
+    if both.count("=") == 1 and "\\pm" not in both and (_UNSOLVED.fullmatch(given) or _UNSOLVED.fullmatch(wanted)):
         return False
     if same_answer(given, wanted) or is_same_text(given, wanted):
         return True

@@ -1,8 +1,9 @@
 """Whether letters behind a number are algebra, as in `3x - 2`, or a unit or what is counted, as in `3 kg`, `3 pears`.
 
 The rule: letters are algebra where they are one letter that the table of units lacks, a power or an operator between
-such letters, a function of mathematics with its argument, or small letters glued to the number that spell neither a
-unit nor a word. All else is a unit, or counted.
+such letters, a function of mathematics with its argument, or small letters that spell neither a unit nor a word: any
+that are glued to the number, and two or three consonants, also behind an `a`, where a blank is between (`12 xy`). All
+else is a unit, or counted.
 
 Where small letters glued to a number are a unit that could be variables as well (`2t`, `4ac`), they are the unit only
 beside another answer that has it (`2 tonnes`).
@@ -30,6 +31,10 @@ _SMALL = r"[a-z\u03b1-\u03c9]"
 _POWER = r"(?:\^?[23]|[\u00b2\u00b3])"
 _LETTERS = re.compile(rf"(?:{_SMALL}{_POWER}?)+|[A-Z\u0391-\u03a8]{_POWER}?")
 _ANY_POWER = re.compile(_POWER)
+_PRODUCT = re.compile(r"a?[b-df-hj-np-tv-xz]{1,3}|[a-dkmn]?[xyz]{1,3}")
+_LONGEST_PRODUCT = 3
+_NO_PRODUCTS = frozenset(["al", "am", "an", "as", "at", "by", "hm", "my", "mr", "sh", "vs"])
+"""What has the letters of a product behind a blank (`12 xy`, `5 abc`), but is a word."""
 _WORD = re.compile(r"(?=.{3})[a-z]+(?:[aeiou][a-z]*|s)")
 """A vowel behind the first letter, or an s at the end: `men`, `eggs`, but not `abc` or `lw`."""
 _OPERATOR = re.compile("[-/\u00b7]")
@@ -97,8 +102,10 @@ def _is_term(word: str, *, glued: bool) -> bool:
 
 
 def _are_variables(word: str, *, glued: bool) -> bool:
-    """Whether letters are variables: one by itself that is no unit, several with a power or glued to the number."""
+    """Whether letters are variables: one by itself that is no unit, several with a power, glued or as a product."""
     if _LETTERS.fullmatch(word) is None or is_unit(word):
         return False
     base, count = _ANY_POWER.subn("", word)
-    return len(base) == 1 or ((glued or count > 0) and _WORD.fullmatch(base) is None)
+    if not (len(base) == 1 or glued or count > 0):
+        return _PRODUCT.fullmatch(word) is not None and len(word) <= _LONGEST_PRODUCT and word not in _NO_PRODUCTS
+    return len(base) == 1 or _WORD.fullmatch(base) is None

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from lorapar.plain_text import without_lead, without_markup
 from lorapar.reading.claims import is_denied
+from lorapar.reading.unspaced import is_named
 
 _LETTER = r"[^\W\d_]"
 _CHOICE = re.compile(
@@ -122,7 +123,7 @@ def _kept(text: str, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
         start, end = one.span("letter")
         before, behind = text[max(0, one.start() - _NEARBY) : start], text[end:]
         nearer = text[max(0, one.start() - _NEARBY) : one.start()]
-        if _LESS_BEFORE.search(before) or _REFUTED.match(behind):
+        if _LESS_BEFORE.search(before) or _REFUTED.match(behind) or not is_named(before, behind):
             continue
         if not (is_denied(before, behind) or is_denied(nearer, "")):
             yield one

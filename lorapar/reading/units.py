@@ -25,6 +25,7 @@ _SPELLINGS = {
     "won": "\u20a9 krw",
     "rouble": "\u20bd rub ruble",
     "krona": "kr kronor krone kroner",
+    "koruna": "czk",
     "zloty": "z\u0142 zl pln",
     "canadian dollar": "cad c$ ca$",
     "australian dollar": "aud a$ au$",
@@ -110,6 +111,11 @@ _SPELLINGS = {
     "gigabit/second": "Gbps gbps",
     "pixel": "px",
     "dot/inch": "dpi",
+    "word/minute": "wpm",
+    "foot\u00b3/minute": "cfm",
+    "gallon/minute": "gpm",
+    "gallon/hour": "gph",
+    "litre/minute": "lpm",
     "em": "",
     # physics and chemistry
     "newton": "N",
@@ -154,6 +160,7 @@ _SPELLINGS = {
     "atmosphere": "atm",
     "bar": "",
     "pound/inch\u00b2": "psi",
+    "millimetre of mercury": "mmhg",
     "mole": "mol",
     "calorie": "cal",
     "kilocalorie": "kcal",
@@ -166,6 +173,10 @@ _SPELLINGS = {
     "person": "people ppl",
     "point": "pts",
     "each": "ea",
+    "sq": "",
+    "package": "pkg pkgs",
+    "page": "pg pgs",
+    "pack": "pk",
 }
 """The ways of writing each unit, as people write them; the plural with an s, and other capitals, are understood.
 

@@ -81,6 +81,16 @@ SAME = [
     # variables behind a number are no unit
     ("4x^2y", "4yx^2"),
     ("4x^2 y", "4x^2y"),
+    ("12xy", r"12\,xy"),
+    ("6ab", "6 ab"),
+    (r"\frac{ab}{2}", r"\frac{1}{2} ab"),
+    # the right side of what is asked for: no equation that is to be solved
+    ("AB^2 = 52", "52"),
+    ("r^2 = 25", "25"),
+    ("2i^2 = -8", "-8"),
+    (r"\omega^3 = 1", "1"),
+    (r"4\pi = 12.57", "12.57"),
+    (r"x = \pm\sqrt{5}", "x^2=5"),
     ("3ab^2", "3b^2a"),
     ("3s-2", "-2+3s"),
     ("3x - 2", "3x-2"),
@@ -168,6 +178,12 @@ DIFFERENT = [
     # an equation that is not solved
     ("2x = 5", "5"),
     ("x^2 = 5", "5"),
+    ("x = 5", "x^2 = 5"),
+    (r"\frac{x}{2} = 5", "5"),
+    (r"\sqrt{x} = 5", "5"),
+    ("12", r"12\,xy"),
+    ("8", "8 pq"),
+    ("12 xy", "12"),
     (r"\frac{1}{2}x = 5", "5"),
     # only between values do `or` and `and` make a list
     ("A or B", "A and B"),
