@@ -84,13 +84,6 @@ SAME = [
     ("12xy", r"12\,xy"),
     ("6ab", "6 ab"),
     (r"\frac{ab}{2}", r"\frac{1}{2} ab"),
-    # the right side of what is asked for: no equation that is to be solved
-    ("AB^2 = 52", "52"),
-    ("r^2 = 25", "25"),
-    ("2i^2 = -8", "-8"),
-    (r"\omega^3 = 1", "1"),
-    (r"4\pi = 12.57", "12.57"),
-    (r"x = \pm\sqrt{5}", "x^2=5"),
     ("3ab^2", "3b^2a"),
     ("3s-2", "-2+3s"),
     ("3x - 2", "3x-2"),
@@ -191,6 +184,23 @@ DIFFERENT = [
     ("cats or dogs", "cats and dogs"),
     ("5cats", "5tacs"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        ("AB^2 = 52", "52"),
+        ("r^2 = 25", "25"),
+        ("2i^2 = -8", "-8"),
+        (r"\omega^3 = 1", "1"),
+        (r"4\pi = 12.57", "12.57"),
+        (r"x = \pm\sqrt{5}", "x^2=5"),
+    ],
+)
+def test_the_right_side_of_an_equation_counts_where_it_is_what_is_asked_for(
+    math: AnswerRule, answer: str, reference: str
+) -> None:
+    assert math.is_answer(answer, reference)
 
 
 @pytest.mark.parametrize(("answer", "reference"), SAME)
