@@ -43,6 +43,11 @@ PASS = {
         "def f(x):\n    return x * 2",
         "def check(candidate):\n    assert candidate(2) == 4\n\ncheck(f)",
     ),
+    "a count of what failed, and an exit": (
+        "def f(x):\n    return x * 2",
+        "n = 0\nfor a in (1, 2):\n    try:\n        assert f(a) == 2 * a\n        n += 1\n    except Exception:\n"
+        "        pass\nif n != 2:\n    exit(1)\ntry:\n    assert f(3) == 6\nexcept AssertionError:\n    quit('no')",
+    ),
     "a constant, a default and a keyword": (
         "LIMIT = 3\ndef f(x, *, y=1):\n    return x + y",
         "assert f(LIMIT, y=2) == 5",
@@ -94,6 +99,7 @@ PASS = {
 }
 FAIL = {
     "wrong": ("def add(a, b):\n    return a - b", ADD),
+    "an exit of the tests": ("def f(x):\n    return 1", "try:\n    assert f(1) == 2\nexcept Exception:\n    exit(1)"),
     "half right": ("def add(a, b):\n    return 5", ADD),
     "nothing defined": ("x = 1", ADD),
     "no Python": ("def add(", ADD),
