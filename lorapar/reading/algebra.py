@@ -65,6 +65,8 @@ def begins_with_algebra(text: str, gap: str) -> bool:
     first, *others = _words(text)
     if first in _FUNCTIONS and others:
         return others[0] in _FUNCTIONS | _GREEK or _ARGUMENT.fullmatch(others[0]) is not None
+    if gap and others and len(first) > 1 and _PRODUCT.fullmatch(first) and _names_more(others[0]):
+        return False  # 12 tv sets
     return _is_term(first, glued=not gap) or (not gap and _HEXADECIMAL.fullmatch(first) is not None)
 
 

@@ -39,27 +39,29 @@ _SAYS_MORE = re.compile(
 )
 """Behind a number or letter: or more, to, and, about."""
 _STATES = re.compile(
-    "(?:\u3067\u3059|\u3060|\u3067\u3042\u308b|\u3067\u3057\u305f|\u307e\u3059|\u307e\u3057\u305f)[.)\\]}*$\\s\"']*\\Z"
+    "(?:\\A\\s*[\u3064\u3053]|\u3067\u3059|\u3060|\u3067\u3042\u308b|\u3067\u3057\u305f|\u307e\u3059|\u307e\u3057\u305f)[.)\\]}*$\\s\"']*\\Z"
 )
-"""The end of a Japanese sentence that says that something is so."""
+"""The end of a Japanese sentence that says that something is so, or a word that only counts."""
 _CLOSING = re.compile(r"[)\]}*$\s\"']*(?:\u3067\u3059|\u3060|\u3067\u3042\u308b|\u3067\u3057\u305f)?[)\]}*$\s\"']*")
 _TAKES_BACK = re.compile(r"\u4e0d(?!\s?\u662f\s?[^\s,.;!?])|[\u9519\u932f\u8bef\u8aa4\u9055]")
 _OF_ANOTHER = re.compile(r"[A-Za-z0-9]|\A\s*[\u56e0\u7531]")
+_NEARBY = 80
+"""Characters on either side that are looked at."""
 _LONGEST_OF_IT = 8
 """Signs of a clause that is about the answer before it, as `this is wrong` is."""
 
 
 def is_named(before: str, behind: str) -> bool:
     """Whether Chinese or Japanese around a number or letter lets it be the answer; true where there is none."""
-    clause, *others = _ENDS.split(behind)
+    clause, *others = _ENDS.split(behind[:_NEARBY])
     return _is_led(_clause_of(before)) and not says_more(clause) and not _is_taken_back(others)
 
 
-def is_all_of_it(before: str, word: str, behind: str) -> bool:
+def is_all_of_it(found: re.Match[str]) -> bool:
     """As `is_named`, of a word, which must end its clause; one of one sign must begin it or be called the answer."""
-    clause, *others = _ENDS.split(behind)
-    led = _clause_of(before)
-    if len(word) == 1 and led and _ANSWER.search(led) is None:
+    clause, *others = _ENDS.split(found.string[found.end() : found.end() + _NEARBY])
+    led = _clause_of(found.string[max(0, found.start() - _NEARBY) : found.start()])
+    if len(found[0]) == 1 and led and _ANSWER.search(led) is None:
         return False
     return _is_led(led) and _CLOSING.fullmatch(clause) is not None and not _is_taken_back(others)
 
@@ -77,7 +79,7 @@ def is_not_named(name: str) -> bool:
 
 
 def _clause_of(before: str) -> str:
-    return _OPENING.sub("", _ENDS.split(before)[-1])
+    return _OPENING.sub("", _ENDS.split(before[-_NEARBY:])[-1])
 
 
 def _is_led(clause: str) -> bool:
