@@ -14,13 +14,15 @@ import torch
 
 _WORTH = 1 / 8
 """Share of the rows that must have ended for the others to be copied out of the cache."""
-_TRIED_ROWS = (1, 2, 3, 4, 7, 8, 15, 16, 24, 31)
+_FEWEST = 2
+"""Rows that stay in a narrow format: one by itself is no product of matrices, and is summed up in another order."""
+_TRIED_ROWS = (2, 3, 4, 5, 7, 8, 15, 16, 24, 31)
 _ALL_ROWS = 32
 
 
 @torch.inference_mode()
 def products_go_by_row(model: torch.nn.Module) -> bool:
-    """Whether each row of a matrix product has the same bits however many rows are beside it, on a CPU.
+    """Whether each row of a matrix product has the same bits however many rows are beside it, from one on, on a CPU.
 
     Tried with each shape among the model's linear layers, in the number format that is set (autocast included). oneDNN
     with native bfloat16 adds up by row; a GPU's libraries choose the order by the number of rows, and are not asked.
@@ -50,15 +52,19 @@ def _goes_by_row(layer: torch.nn.Linear) -> bool:
     narrow = torch.bfloat16 if layer.weight.dtype == torch.bfloat16 else torch.float32
     inputs = torch.randn(_ALL_ROWS, layer.in_features, generator=torch.Generator().manual_seed(0)).to(narrow)
     every = layer(inputs)
-    return all(torch.equal(layer(inputs[:rows]), every[:rows]) for rows in _TRIED_ROWS)
+    return all(
+        torch.equal(layer(inputs[start : start + rows]), every[start : start + rows])
+        for rows in _TRIED_ROWS
+        for start in range(0, _ALL_ROWS - rows + 1, rows)
+    )
 
 
 class EndedRows:
     """Leaves rows that ended out of a model's forward passes while `generate` goes on with all of them."""
 
-    def __init__(self, stops: torch.Tensor) -> None:
-        """`stops` are the tokens that end a row."""
-        self._stops = stops
+    def __init__(self, stops: torch.Tensor, *, alone: bool = True) -> None:
+        """`stops` are the tokens that end a row; `alone`: whether a single row may be left."""
+        self._stops, self._fewest = stops, 1 if alone else _FEWEST
         self._ended = self._kept = torch.empty(0)
         """(N,) which rows ended; numbers of those that the cache still holds."""
 
@@ -87,7 +93,10 @@ class EndedRows:
             return None
         self._ended |= torch.isin(tokens, self._stops)
         going_on = ~self._ended[self._kept]
-        if 0 < going_on.sum() <= len(self._kept) * (1 - _WORTH) and _is_by_row(named, rows):
+        most = len(self._kept) * (1 - _WORTH)
+        if 0 < going_on.sum() < self._fewest:  # one that ended keeps it company
+            going_on[(~going_on).nonzero()[: self._fewest - 1, 0]] = True
+        if 0 < going_on.sum() <= most and _is_by_row(named, rows):
             named["past_key_values"].batch_select_indices(going_on.nonzero()[:, 0])
             self._kept = self._kept[going_on]
         if len(self._kept) == rows:

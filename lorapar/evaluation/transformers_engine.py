@@ -180,7 +180,8 @@ class TransformersModel:
     def _without_ended_rows(self) -> AbstractContextManager[None]:
         if not self._leaves_out or not self._stops:
             return nullcontext()
-        return EndedRows(torch.tensor(self._stops, device=self._device)).left_out(self._model)
+        stops = torch.tensor(self._stops, device=self._device)
+        return EndedRows(stops, alone=self._exact).left_out(self._model)
 
     def _autocast_on(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast)
