@@ -103,14 +103,19 @@ def scores_of(folder: Path) -> dict[str, Any]:
     return load_scores(folder / "scores" / "scores.safetensors")[0]
 
 
+def assert_same_scores(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """To 1e-6, of a score or, where one is a small difference of large terms, of the tensor's mean."""
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-6 * float(tensor.mean()))
+
+
 @pytest.mark.parametrize("count", [2, 3])
 def test_scores_are_those_of_one_process(
     kit, shared: Path, shared_calls: list[dict[str, Any]], tmp_path: Path, count: int
 ) -> None:
     metrics, out = alone(kit, shared_calls[0], tmp_path)
     found, expected = scores_of(shared / str(count) / "score"), scores_of(out)
-    for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-12)
+    assert_same_scores(found, expected)
     message = json.loads((shared / str(count) / "score" / "metrics.json").read_text())
     assert message["rows"] == metrics["rows"] == 11
     assert message["total_importance"] == pytest.approx(metrics["total_importance"], rel=1e-6)
@@ -128,8 +133,7 @@ def test_scoring_that_three_processes_began_goes_on_with_one(
     inputs = {name: tuple(map(Path, paths)) for name, paths in call["inputs"].items()}
     kit.run("score", tmp_path, call["settings"], inputs, notes, processes=1)
     assert "going on after 6 rows that were scored before" in notes.lines
-    for name, tensor in scores_of(shared / "3" / "score").items():
-        torch.testing.assert_close(scores_of(tmp_path)[name], tensor, rtol=1e-6, atol=1e-12)
+    assert_same_scores(scores_of(tmp_path), scores_of(shared / "3" / "score"))
 
 
 @pytest.mark.parametrize("count", [2, 3])
