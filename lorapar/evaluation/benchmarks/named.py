@@ -17,7 +17,7 @@ from lorapar.evaluation.benchmarks.building import built_task, first_line
 from lorapar.evaluation.benchmarks.known_texts import ROLLING, known_texts
 from lorapar.evaluation.benchmarks.quiet import silent
 from lorapar.evaluation.benchmarks.task_files import Code, TaskFile, code_in, wrong
-from lorapar.evaluation.benchmarks.trial import BY_ROW, CannotJudgeError, is_sure, judges_rows, try_judging
+from lorapar.evaluation.benchmarks.trial import BY_ROW, CannotJudgeError, is_sure, judges_rows, only_zero, try_judging
 from lorapar.records import digest_of
 from lorapar.store import file_sha256
 
@@ -97,7 +97,7 @@ def build_named(config: BenchmarkConfig, found: TaskFile, seed: int) -> NamedTas
         metric = _judging_metric(config, task)
     if config.digest is not None and config.digest != digest:
         raise BadInputError(f"evaluate.benchmarks: the rows of {config.task} are not those that plan saw; plan again")
-    remarks = tuple(limit_remarks(config, len(docs)))
+    remarks = (*limit_remarks(config, len(docs)), *_zero_remarks(config, task, metric))
     asked = drawn(len(docs), config.limit, seed)
     return NamedTask(config, task, asked, _ids(docs), metric, digest, remarks)
 
@@ -212,6 +212,18 @@ def _judging_metric(config: BenchmarkConfig, task: Task) -> Metric | None:
             f"its answers cannot be judged here: {first_line(error.__cause__ or error)}; make that available, or name "
             "another task",
         ) from None
+
+
+def _zero_remarks(config: BenchmarkConfig, task: Task, metric: Metric | None) -> list[str]:
+    """What is said where rows get no verdict because a metric may be a score, not a yes or no."""
+    wanted = metrics_of(task) if config.metric is None else [config.metric.partition(",")[0]]
+    zeros = [name for name in wanted if metric is None and only_zero(task, name)]
+    if not zeros:
+        return []
+    return [
+        f"{config.task}: its rows are not told right from wrong: {', '.join(zeros)} gave 0 to every answer tried, the "
+        "right one too, and may be a score"
+    ]
 
 
 def _metric(config: BenchmarkConfig, task: Task) -> Metric | None:

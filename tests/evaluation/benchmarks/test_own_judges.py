@@ -72,6 +72,66 @@ def test_the_metric_that_judges_rows_is_the_first_that_says_yes_or_no_of_right_a
     )
 
 
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["bleu_max", "bleu_acc"], "bleu_acc"),  # as TruthfulQA's, whose doc_to_target is empty
+        (["em"], "em"),
+        (["eqbench", "percent_parseable"], None),
+        (["partial_accuracy"], None),
+        (["points", "unseen_acc"], None),  # no value at all is no verdict
+    ],
+)
+def test_a_metric_that_is_0_of_every_answer_tried_counts_only_by_its_name(task, names, chosen) -> None:
+    values = {name: 0 for name in names if not name.startswith("unseen")}
+    code = f"def judged(doc, results):\n    return {values}\n"
+    config = task(code, process_results="!function own.judged", metric_list=metrics(*names))
+    found = load_benchmark(config, 0)
+    assert found.metric == (chosen and (chosen, "none"))
+    zeros = f"own: its rows are not told right from wrong: {', '.join(values)} gave 0 to every answer tried"
+    assert [one.startswith(zeros) for one in found.remarks] == ([] if chosen else [True])
+
+
+def test_a_metric_that_a_person_names_goes_the_same_way(task) -> None:
+    code = "def judged(doc, results):\n    return {'points': 0, 'acc': 0}\n"
+    config = task(code, process_results="!function own.judged", metric_list=metrics("points", "acc"))
+    assert load_benchmark(config.model_copy(update={"metric": "points"}), 0).metric is None
+
+
+@pytest.mark.parametrize(
+    ("fails_on", "told"),
+    [
+        ("True", "its answers cannot be judged here: KeyError: 'NO_SUCH_KEY'; make that available"),
+        ("not results[0]", None),  # no model may ever answer nothing
+    ],
+)
+def test_code_that_fails_on_every_answer_is_told_before_training(task, fails_on, told) -> None:
+    """As RealToxicityPrompts, which asks a service by a key from the environment."""
+    code = f"""
+import os
+
+def judged(doc, results):
+    key = os.environ["NO_SUCH_KEY"] if {fails_on} else ""
+    return {{"named": doc["capital"] in results[0]}}
+"""
+    config = task(code, process_results="!function own.judged", metric_list=metrics("named"))
+    if told:
+        assert told in refusal(config)
+    else:
+        assert load_benchmark(config, 0).metric is not None
+
+
+def test_requests_that_a_class_cannot_make_are_a_refusal_not_a_traceback(task) -> None:
+    code = (
+        CLASS.replace("AGGREGATION", "sum")
+        + """
+    def construct_requests(self, doc, ctx, **kwargs):
+        return doc["no such column"]
+"""
+    )
+    assert "its answers cannot be judged here: KeyError" in refusal(task(code, **{"class": "!function own.Own"}))
+
+
 def test_a_task_that_is_a_class_is_made_with_its_file_and_takes_no_overrides(task) -> None:
     config = task(CLASS.replace("AGGREGATION", "sum"), **{"class": "!function own.Own"})
     found = load_benchmark(config, 0)
