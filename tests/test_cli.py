@@ -256,3 +256,17 @@ def test_a_stop_that_a_library_turned_into_its_own_error_is_a_stop(monkeypatch, 
         lorapar.cli.main()
     assert end.value.code == ExitCode.INTERRUPTED
     assert capsys.readouterr().err.startswith("lorapar: interrupted; ")
+
+
+def test_errors_that_are_each_others_cause_come_to_an_end(monkeypatch, capsys) -> None:
+    def going_round(**_: object) -> None:
+        first, second = ValueError("first"), ValueError("second")
+        first.__cause__, second.__cause__ = second, first
+        raise first
+
+    monkeypatch.setattr("lorapar.cli.app", going_round)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as end:
+        lorapar.cli.main()
+    assert end.value.code == ExitCode.BUG
+    assert "ValueError: first" in capsys.readouterr().err

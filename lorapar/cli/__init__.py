@@ -86,9 +86,11 @@ def main() -> NoReturn:
 
 def _stop_behind(error: BaseException | None) -> KeyboardInterrupt | None:
     """The stop that a library has turned into an error of its own, as transformers does while it imports."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
+    seen: set[int] = set()  # errors may be each other's cause
+    while error is not None and not isinstance(error, KeyboardInterrupt) and id(error) not in seen:
+        seen.add(id(error))
         error = error.__cause__ or error.__context__
-    return error
+    return error if isinstance(error, KeyboardInterrupt) else None
 
 
 def _print_refused(error: Exception) -> None:

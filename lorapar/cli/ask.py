@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ import typer
 from lorapar.cli import complete
 from lorapar.cli.adapters import Where, open_registry
 from lorapar.cli.base import AsJson, app, err, out, show_document
-from lorapar.errors import BadInputError, nearest
+from lorapar.errors import BadInputError, StorageError, nearest
 from lorapar.extras import pip_install
 
 if TYPE_CHECKING:
@@ -136,7 +137,10 @@ def _check_output(output: Path) -> None:
     if output.is_dir():
         raise BadInputError(f"--output {output}: is a folder; name a file in it")
     with storage_errors(output):
-        make_writable_folder(output.parent)
+        if not output.exists():
+            make_writable_folder(output.parent)
+        elif not os.access(output, os.W_OK):  # its folder need not be writable, as that of /dev/stdout is not
+            raise StorageError(f"{output}: cannot be written; choose another file")
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """A run in several trackers: each works in a thread of its own, in order, and none holds the run up.
 
 A tracker that fails while the run goes on is left alone until its end. Then each is asked what it has of the curves,
-and is sent what it lacks.
+and is sent what it lacks, a hundred points at once: steps that a slow server has not taken by then no longer wait for
+an answer each.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class _Worker:
     def __init__(self, name: str, tracker: Tracker, log: Log) -> None:
         self.name, self.tracker, self.id = name, tracker, ""
         self._log = log
-        self._failed = self._ended = self._left = False
+        self._failed = self._ended = self._left = self._finishing = False
         self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"tracker {name}", daemon=True)
 
@@ -117,6 +118,10 @@ class _Worker:
         if not self._failed:
             self._work.put(lambda: None if self._failed else work())
 
+    def log(self, work: Work) -> None:
+        """Do this as `do`; at the end of the run it is left to `curve`, which sends many steps at once."""
+        self.do(lambda: None if self._finishing and self.tracker.catches_up else work())
+
     def finish(self, curves: Sequence[Work], summary: Summary) -> None:
         """Send what is missing and what is known at the end, also where something has failed."""
 
@@ -128,9 +133,15 @@ class _Worker:
             if problems:
                 raise problems[0]
             if self._failed:
-                self._log(f"{self.name} answers again, and has all that was missing")
+                self._log(f"{self.name} answers again, and has {self._had()}")
 
+        self._finishing = True
         self._work.put(last)
+
+    def _had(self) -> str:
+        if self.tracker.catches_up:
+            return "all that was missing"
+        return "what is known at the end; steps that it missed may be lacking there, and are in the run's folder"
 
     def wait(self, seconds: float) -> None:
         """Wait for what is left to do."""
@@ -194,9 +205,9 @@ def _beside(worker: _Worker, stage: str) -> Any:
             numbers, notes = tracker.numbers_and_notes(logs or {})
             prefix = f"{stage}/" if tracker.prefixed else ""
             then, named = copy(state), {prefix + name: one for name, one in numbers.items()}
-            worker.do(lambda: call_event("on_log", args, then, control, logs=named))
+            worker.log(lambda: call_event("on_log", args, then, control, logs=named))
             if notes:
-                worker.do(lambda: tracker.note(stage, then.global_step, notes))
+                worker.log(lambda: tracker.note(stage, then.global_step, notes))
 
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             then = copy(state)

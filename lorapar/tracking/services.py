@@ -87,6 +87,8 @@ class Tracker(ABC):
 
     prefixed = False
     """Whether both stages' curves go to one place, and so carry the stage in their names."""
+    catches_up = True
+    """Whether `curve` finds and sends every step that was not sent while the run went on."""
 
     def __init__(self, run: TrackedRun) -> None:
         self.run = run
@@ -309,6 +311,7 @@ class _Wandb(Tracker):
         return _http_address(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai")
 
     prefixed = True
+    catches_up = False
 
     def __init__(self, run: TrackedRun) -> None:
         super().__init__(run)

@@ -136,6 +136,22 @@ def test_a_file_to_write_may_be_a_pipe_or_a_link(places) -> None:
     assert "components" in (places / "file").read_text()
 
 
+@pytest.mark.parametrize(
+    ("mode", "code", "message"),
+    [
+        (0o644, 2, "--file none.jsonl: there is no such file"),
+        (0o444, 5, "{}: cannot be written; choose another file"),
+    ],
+)
+def test_answers_go_to_any_file_that_can_be_written_whatever_its_folder_allows(places, mode, code, message) -> None:
+    """The file is looked at before the questions are."""
+    output = places / "readonly" / "answers.jsonl"
+    output.touch()
+    output.chmod(mode)
+    result = as_a_user("ask", places, "--file", "none.jsonl", "-o", output)
+    assert (result.returncode, result.stderr) == (code, f"lorapar: {message.format(output)}\n")
+
+
 _S3 = "s3:/b: not an address lorapar knows (did you mean s3://b?); write s3://BUCKET/PREFIX or a local path"
 
 

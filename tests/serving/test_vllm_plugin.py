@@ -29,7 +29,11 @@ def test_vllm_finds_the_plugin() -> None:
     ("name", "value", "complaint"),
     [
         ("LORAPAR_SERVING_CAPTURE", "{name: support, shar: 1}", "LORAPAR_SERVING_CAPTURE: shar: no such key"),
-        ("LORAPAR_SERVING_CAPTURE", '{name: support, rules: {a: "("}}', "serving.capture.rules.a: '(' is no regular"),
+        (
+            "LORAPAR_SERVING_CAPTURE",
+            '{name: support, rules: {a: "("}}',
+            "serving.capture.rules.a: '(' is not a regular",
+        ),
         ("LORAPAR_SERVING_CANARY_REWARD", "no_such_module:reward", "no_such_module"),
         ("LORAPAR_SERVING_POLL_SECONDS", "soon", "LORAPAR_SERVING_POLL_SECONDS"),
         ("LORAPAR_SERVING_ADAPTERS", "task@1", "LORAPAR_SERVING_ADAPTERS: task@1 is a version"),

@@ -149,6 +149,85 @@ def test_what_mlflow_did_not_take_while_the_run_went_on_is_sent_at_its_end(run: 
     assert runs(store)["run"].info.status == "FINISHED"
 
 
+def slowly(callback: Any, seconds: float) -> Any:
+    """A callback whose server takes its time for each step."""
+    sent = callback.on_log
+
+    def on_log(*given: Any, **named: Any) -> None:
+        time.sleep(seconds)
+        sent(*given, **named)
+
+    callback.on_log = on_log
+    return callback
+
+
+def test_steps_that_a_slow_mlflow_has_not_taken_by_the_end_are_sent_together(
+    run: TrackedRun, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other they would take 60 s, and nothing of the run's end would be sent."""
+
+    class Slow(services._MLflow):
+        def callback(self, stage: str) -> Any:
+            return slowly(super().callback(stage), seconds=1)
+
+    monkeypatch.setitem(services.TRACKERS, "mlflow", Slow)
+    monkeypatch.setattr("lorapar.tracking.run.LAST_SECONDS", 30.0)
+    with tracked(["mlflow"], run, pytest.fail, summary(run)) as shown:
+        assert shown is not None
+        train(shown, "sft", steps=60)
+    whole, sft = runs(store)["run"], runs(store)["sft"]
+    assert [one.step for one in store.get_metric_history(sft.info.run_id, "loss")] == list(range(1, 61))
+    assert sft.data.tags["step 60: kl"] == "inf"
+    assert sft.data.params["run_name"] == "sft", "what the callback sends at the beginning of a stage"
+    assert (whole.info.status, sft.info.status) == ("FINISHED", "FINISHED")
+
+
+class Forgetful(services._TensorBoard):
+    """Takes steps only while the run goes on, as Weights & Biases does."""
+
+    catches_up = services._Wandb.catches_up
+
+    def curve(self, stage: str, steps: object) -> None:
+        pass
+
+
+def test_tracker_that_takes_no_step_afterwards_keeps_what_waits(
+    run: TrackedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(Forgetful):
+        def callback(self, stage: str) -> Any:
+            return slowly(super().callback(stage), seconds=0.1)
+
+    monkeypatch.setitem(services.TRACKERS, "tensorboard", Slow)
+    with tracked(["tensorboard"], run, pytest.fail, summary(run)) as shown:
+        assert shown is not None
+        train(shown, "sft", steps=5)
+    assert [step for step, _ in scalars(run.folder / "tensorboard" / "sft")["train/loss"]] == [1, 2, 3, 4, 5]
+
+
+def test_tracker_that_takes_no_step_afterwards_is_not_said_to_have_all(
+    run: TrackedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+
+    class Late(Forgetful):
+        def open(self) -> str:
+            if not lines:
+                raise ConnectionError("away")
+            return super().open()
+
+    monkeypatch.setitem(services.TRACKERS, "tensorboard", Late)
+    with tracked(["tensorboard"], run, lines.append, summary(run)) as shown:
+        assert shown is not None
+        train(shown, "sft")
+    failed, again = lines
+    assert failed.startswith("tensorboard failed (ConnectionError: away)")
+    assert again == (
+        "tensorboard answers again, and has what is known at the end; steps that it missed may be lacking there, "
+        "and are in the run's folder"
+    )
+
+
 def wait_for(true: Callable[[], bool]) -> None:
     until = time.monotonic() + 30
     while not true():
