@@ -22,7 +22,7 @@ _ALL_ROWS = 32
 
 @torch.inference_mode()
 def products_go_by_row(model: torch.nn.Module) -> bool:
-    """Whether each row of a matrix product has the same bits however many rows are beside it, from one on, on a CPU.
+    """Whether each row of a matrix product has the same bits with one other row beside it as with many, on a CPU.
 
     Tried with each shape among the model's linear layers, in the number format that is set (autocast included). oneDNN
     with native bfloat16 adds up by row; a GPU's libraries choose the order by the number of rows, and are not asked.

@@ -169,7 +169,8 @@ class _Worker:
     def _leave(self, why: str) -> None:
         """Say so, once while the run goes on and once at its end."""
         if not self._ended and not self._failed:
-            self._log(f"{self.name} {why}; the run goes on, and what is missing there is sent at its end")
+            sent = "what is missing there" if self.tracker.catches_up else "what is known then"
+            self._log(f"{self.name} {why}; the run goes on, and {sent} is sent at its end")
         if self._ended and not self._left:
             self._left = True
             self._log(f"{self.name} {why}; the run ends without it, and all figures are in its folder")

@@ -222,6 +222,7 @@ def test_tracker_that_takes_no_step_afterwards_is_not_said_to_have_all(
         train(shown, "sft")
     failed, again = lines
     assert failed.startswith("tensorboard failed (ConnectionError: away)")
+    assert failed.endswith("the run goes on, and what is known then is sent at its end")
     assert again == (
         "tensorboard answers again, and has what is known at the end; steps that it missed may be lacking there, "
         "and are in the run's folder"
