@@ -130,13 +130,24 @@ e2e: $(STAMP) ## the compiled pipeline in its real containers against a real S3 
 integration-vllm: $(VLLM_STAMP) ## teachers on the real vLLM, in the process and as a server: the votes of transformers
 	@$(VLLM_BIN)/python -m pytest tests/integration/vllm $(PYTEST_ARGS)
 
-bench: $(STAMP) ## speed and memory of the method at the size of a 7B model's adapter, on this machine
-	@$(BIN)/python -m pytest -q -s tests/benchmarks/bench_*.py
-	@$(MAKE) --no-print-directory bench-vllm
+# Each part adds its figures to this file and prints what it then holds, so the last one prints the table of all.
+export LORAPAR_BENCH_TABLE ?= $(CURDIR)/runs/bench.md
+BENCHMARKS := -m pytest -q -s --timeout 7200
+.PHONY: bench-here bench-vllm bench-demo
+bench: $(STAMP) ## speed and memory on this machine, the whole demo last; LORAPAR_BENCH_TABLE=FILE gets the table
+	@rm -f "$(LORAPAR_BENCH_TABLE)"
+	@failed=0; for part in here vllm demo; do $(MAKE) --no-print-directory bench-$$part || failed=1; done; exit $$failed
 
-.PHONY: bench-vllm
+bench-here: $(STAMP)
+	@$(BIN)/python $(BENCHMARKS) \
+	  $(filter-out %/bench_vllm_voting.py %/bench_demo.py,$(wildcard tests/benchmarks/bench_*.py))
+
 bench-vllm: $(VLLM_STAMP) ## votes through vLLM against vLLM alone, in the process and over a server
-	@$(VLLM_BIN)/python -m pytest -q -s tests/benchmarks/bench_vllm_voting.py
+	@$(VLLM_BIN)/python $(BENCHMARKS) tests/benchmarks/bench_vllm_voting.py
+
+bench-demo: $(STAMP) ## the whole demo of this build against an earlier one, time and memory
+	@echo "the whole demo of both builds: 25 minutes where bfloat16 is native, else over an hour"
+	@$(BIN)/python $(BENCHMARKS) tests/benchmarks/bench_demo.py
 
 gpu-check: $(STAMP) ## scoring, one SFT and two RL steps at 7B shape on a GPU; writes docs/gpu.md
 	@$(BIN)/python tests/gpu/check.py

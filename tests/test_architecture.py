@@ -37,6 +37,7 @@ FLOORS = {
         "imports",
         "ranks",
         "places",
+        "own_code",
     ),
     2: (
         "adapter",

@@ -144,8 +144,8 @@ def _import_everything() -> None:
     import lorapar.store.s3
     import lorapar.training.rl
     import lorapar.training.sft
+    from lorapar.own_code import code_digest
     from lorapar.report.page import FOLDER, environment
-    from lorapar.stages.code import code_digest
     from lorapar.stages.contract import STAGE_NAMES
 
     get_checkpoint_conversion_mapping("llama")  # it compiles a thousand patterns the first time

@@ -1,7 +1,7 @@
 """Rows that have ended need no forward pass while `generate` goes on with the others of their batch.
 
 In narrow number formats other rows beside it may turn a row's answer. Whether they do is a question of the matrix
-products of this processor, and `products_go_by_row` asks them.
+products of this processor, and `products_go_by_row` asks them. `fewest_rows` is the rule that evaluation and RL follow.
 """
 
 from __future__ import annotations
@@ -12,12 +12,27 @@ from typing import Any
 
 import torch
 
+from lorapar.basemodel.by_row import has_stretched_positions, is_exact, is_packed
+
 _WORTH = 1 / 8
 """Share of the rows that must have ended for the others to be copied out of the cache."""
-_FEWEST = 2
+_FEWEST_NARROW = 2
 """Rows that stay in a narrow format: one by itself is no product of matrices, and is summed up in another order."""
 _TRIED_ROWS = (2, 3, 4, 5, 7, 8, 15, 16, 24, 31)
 _ALL_ROWS = 32
+
+
+def fewest_rows(model: torch.nn.Module, *, autocast: bool) -> int | None:
+    """How many rows must stay so that leaving out others changes no answer; None where no row may be left out.
+
+    Asked in the number format that the model is then run in. Caches on several devices are not rearranged.
+    """
+    parameters = list(model.parameters())
+    if any(one.device != parameters[0].device for one in parameters):
+        return None
+    if is_exact(model, autocast=autocast):
+        return 1
+    return _FEWEST_NARROW if not has_stretched_positions(model) and products_go_by_row(model) else None
 
 
 @torch.inference_mode()
@@ -26,7 +41,8 @@ def products_go_by_row(model: torch.nn.Module) -> bool:
 
     Tried with each shape among the model's linear layers, in the number format that is set (autocast included). oneDNN
     with native bfloat16 adds up by row; a GPU's libraries choose the order by the number of rows, and are not asked.
-    False, too, where weights of two and more dimensions are in other modules (experts, convolutions).
+    False, too, where weights of two and more dimensions are in other modules (experts, convolutions), and for layers in
+    8 bits, which handle columns of the whole batch apart.
     """
     if next(model.parameters()).device.type != "cpu":
         return False
@@ -40,7 +56,7 @@ def _by_shape(model: torch.nn.Module) -> tuple[list[torch.nn.Linear], bool]:
     others = False
     for module in model.modules():
         matrices = [one for one in module.parameters(recurse=False) if one.ndim > 1]
-        if isinstance(module, torch.nn.Linear):
+        if isinstance(module, torch.nn.Linear) and not (is_packed(module) and not hasattr(module, "compute_dtype")):
             key = (type(module), module.in_features, module.out_features, module.weight.dtype, module.bias is None)
             layers.setdefault(key, module)
         elif matrices and not isinstance(module, torch.nn.Embedding):
@@ -62,9 +78,9 @@ def _goes_by_row(layer: torch.nn.Linear) -> bool:
 class EndedRows:
     """Leaves rows that ended out of a model's forward passes while `generate` goes on with all of them."""
 
-    def __init__(self, stops: torch.Tensor, *, alone: bool = True) -> None:
-        """`stops` are the tokens that end a row; `alone`: whether a single row may be left."""
-        self._stops, self._fewest = stops, 1 if alone else _FEWEST
+    def __init__(self, stops: torch.Tensor, fewest: int) -> None:
+        """`stops` are the tokens that end a row; `fewest` rows stay, as `fewest_rows` says."""
+        self._stops, self._fewest = stops, fewest
         self._ended = self._kept = torch.empty(0)
         """(N,) which rows ended; numbers of those that the cache still holds."""
 

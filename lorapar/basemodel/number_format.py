@@ -1,12 +1,15 @@
-"""`auto` for number formats: what torch computes natively where a run's models are computed.
+"""`auto` for number formats: what torch computes fast where a run's models are computed.
 
-bfloat16 where the processor computes it natively, else float32: a CPU that only emulates bfloat16 takes about three
-times as long for it (docs/speed.md). A run settles this once, before anything starts, and everything after that sees
-only what it came to.
+bfloat16 where the processor computes it natively and a CPU multiplies matrices in it at least as fast as in float32,
+else float32. A CPU that only emulates bfloat16 takes about three times as long for it; one with instructions for it may
+still take twice as long (docs/speed.md). A run settles this once, before anything starts, and everything after that
+sees only what it came to.
 """
 
 from __future__ import annotations
 
+import functools
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -63,7 +66,10 @@ def number_format(accelerators: bool | None = None) -> NumberFormat:
         return NumberFormat("float32", "float32: no torch is here to ask whether the CPU computes bfloat16 natively")
     if accelerators is None and torch.cuda.is_available():
         return _found(torch.cuda.is_bf16_supported(including_emulation=False), "GPU")
-    return _found(any(_cpu_capabilities().get(name) for name in NATIVE), "CPU")
+    native = any(_cpu_capabilities().get(name) for name in NATIVE)
+    if native and _time_of_bfloat16() > 1:
+        return NumberFormat("float32", "float32, faster on this CPU than bfloat16")
+    return _found(native, "CPU")
 
 
 def require_settled(model: ModelConfig) -> None:
@@ -76,6 +82,27 @@ def _found(native: bool, processor: str) -> NumberFormat:
     if native:
         return NumberFormat("bfloat16", f"bfloat16, which this {processor} computes natively")
     return NumberFormat("float32", f"float32: this {processor} only emulates bfloat16")
+
+
+@functools.cache
+def _time_of_bfloat16(turns: int = 7) -> float:
+    """How long a layer's product takes on this CPU in bfloat16, as a multiple of its time in float32.
+
+    Of turns that alternate the shortest count, so that other work on the machine changes little: on an Intel CPU with
+    `avx512_bf16` alone it was 1.5 to 1.8, idle or busy. Takes a tenth of a second.
+    """
+    import torch
+
+    formats = (torch.float32, torch.bfloat16)
+    pairs = [(torch.ones(256, 1024, dtype=one), torch.ones(1024, 1024, dtype=one)) for one in formats]
+    shortest = [float("inf")] * len(pairs)
+    with torch.no_grad():
+        for _ in range(turns):
+            for place, (states, weights) in enumerate(pairs):
+                begun = time.perf_counter()
+                torch.nn.functional.linear(states, weights)
+                shortest[place] = min(shortest[place], time.perf_counter() - begun)
+    return shortest[1] / shortest[0]
 
 
 def _cpu_capabilities() -> Mapping[str, Any]:

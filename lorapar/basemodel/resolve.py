@@ -67,6 +67,16 @@ def resolve_model(config: ModelConfig) -> ModelConfig:
     return _filled(config, commit, digest_of({"name": config.name, "commit": commit}))
 
 
+def require_unchanged(config: ModelConfig) -> None:
+    """Raise BadInputError where the files of a local model are not those of its digest; others cannot change."""
+    if config.digest is None or kind_of(config) is not Kind.LOCAL or _local_digest(config) == config.digest:
+        return
+    raise BadInputError(
+        f"model.name: the files in {config.name} have changed since the run was planned, so its adapters are of "
+        "another base; bring them back, or plan and run again with the changed ones"
+    )
+
+
 def _filled(config: ModelConfig, revision: str | None, digest: str) -> ModelConfig:
     return config.model_copy(update={"revision": revision, "digest": digest})
 

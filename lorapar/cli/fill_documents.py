@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from lorapar.registry.overview import AdapterRow, VersionFacts, VersionRow
     from lorapar.serving.here import Reply
     from lorapar.store.garbage import Garbage
-    from lorapar.study.report import Standing
+    from lorapar.study.how_far import Standing
 
 
 def watched_document(seen: WatchedRun) -> WatchDocument:

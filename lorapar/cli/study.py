@@ -79,13 +79,15 @@ def run_command(  # noqa: PLR0913  -- an argument is an option of the command
     from lorapar.config.study import load_study, validate_study
     from lorapar.local.needs import check_storage
     from lorapar.study.cells import cells_of, fitted
+    from lorapar.study.earlier import refuse_other_settings
     from lorapar.study.folder import StudyFolder
-    from lorapar.study.report import write_study_report
+    from lorapar.study.report import reported
     from lorapar.study.runner import StudyRun
 
     loaded = load_study(name)
     if seeds is not None:
-        loaded = validate_study({**loaded.model_dump(mode="json"), "seeds": seeds.split(",")}, "--seeds")
+        given = [int(one) if one.strip().isdecimal() else one for one in seeds.split(",")]
+        loaded = validate_study({**loaded.model_dump(mode="json"), "seeds": given}, "--seeds")
     base = settings_of(preset, config, overrides, store)
     loaded = fitted(loaded, base)
     folder = StudyFolder(out_dir if out_dir is not None else Path("studies") / loaded.name)
@@ -95,12 +97,11 @@ def run_command(  # noqa: PLR0913  -- an argument is an option of the command
     cluster = cluster_of(loaded.name, host, namespace, placement, images, service_account)
     with folder.locked():
         check_storage(cells[0].config)
+        refuse_other_settings(loaded, base, cells, folder)
+        study_run = StudyRun(loaded, cells, folder, reporter, print_redacted, parallel or loaded.parallel, cluster)
         folder.write_settings(loaded, base, address)
-        try:
-            StudyRun(loaded, cells, folder, reporter, print_redacted, parallel or loaded.parallel, cluster).run()
-        finally:
-            report = write_study_report(loaded, cells, folder)
-    print_redacted(f"report: {report}")
+        with reported(loaded, cells, folder, print_redacted):
+            study_run.run()
 
 
 @study.command("status")
@@ -110,7 +111,7 @@ def status_command(where: Where, as_json: AsJson = False) -> None:
     Examples: `lorapar study status theta-demo`, `lorapar study status studies/theta-demo --json`
     """
     from lorapar.study.cells import cells_of
-    from lorapar.study.report import standings, status_table
+    from lorapar.study.how_far import standings, status_table
 
     folder = _folder(where)
     loaded, base, address = folder.read_settings()
@@ -134,7 +135,8 @@ def report_command(where: Where) -> None:
 
     folder = _folder(where)
     loaded, base, address = folder.read_settings()
-    print_redacted(f"report: {write_study_report(loaded, cells_of(loaded, base, address), folder)}")
+    cells = cells_of(loaded, base, address)
+    print_redacted(f"report: {write_study_report(loaded, cells, folder, print_redacted)}")
 
 
 @study.command("list")
@@ -217,7 +219,8 @@ def tune_command(  # noqa: PLR0913  -- an argument is an option of the command
     cluster = cluster_of(loaded.name, host, namespace, placement, images, service_account, scores=True)
 
     made = Search(loaded, base, folder, address, reporter, print_redacted, cluster)
+    made.check()
+    check_storage(base)
     with folder.locked():
-        check_storage(base)
         report = made.run()
     print_redacted(f"report: {report}; settings: {folder.root / 'best.yaml'}")

@@ -40,7 +40,7 @@ Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-"""`auto` goes by what the processor computes natively; `plan` turns it into one of the others."""
+"""`auto` goes by what the processor computes fast; `plan` turns it into one of the others."""
 Comparison = Literal["exact", "math", "text"]
 """How an answer is compared with its reference; see `lorapar.comparing`."""
 Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup"]

@@ -83,8 +83,8 @@ def _read(file: Path) -> str:
 def parse_settings(text: str, origin: str) -> dict[str, Any]:
     """The values of a YAML text; `origin` is what errors call it. Raises BadInputError with the line."""
     try:
-        values = _unique(text, origin)
-    except yaml.YAMLError as error:
+        values = _unique(text, origin) or {}
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that no calendar has
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
         raise BadInputError(f"{origin}{where}: not YAML: {getattr(error, 'problem', error)}") from None
@@ -99,28 +99,39 @@ def _unique(text: str, origin: str) -> Any:
     try:
         root = loader.get_single_node()
         if root is None:
-            return {}
-        for key in _repeated(root):
-            line = key.start_mark.line + 1
-            raise BadInputError(f"{origin}, line {line}: the key '{key.value}' is there twice; keep one of them")
-        return loader.construct_document(root) or {}
+            return None
+        for node, mistake in _mistakes(root, (), set()):
+            raise BadInputError(f"{origin}, line {node.start_mark.line + 1}: {mistake}")
+        return loader.construct_document(root)
+    except RecursionError:
+        raise BadInputError(f"{origin}: is nested too deeply; settings have a few levels") from None
     finally:
         loader.dispose()
 
 
-def _repeated(node: yaml.Node) -> Iterator[yaml.Node]:
-    """Keys that their own mapping has had before."""
+def _mistakes(node: yaml.Node, above: tuple[yaml.Node, ...], seen: set[yaml.Node]) -> Iterator[tuple[yaml.Node, str]]:
+    """Keys that their own mapping has had before, and what an alias puts into itself; a node is looked at once."""
+    if node in above:
+        yield node, "what this anchor (&) names contains itself; write the values out"
+        return
+    if node in seen or isinstance(node, yaml.ScalarNode):
+        return
+    seen.add(node)
     if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+        yield from ((key, f"the key '{key.value}' is there twice; keep one of them") for key in _repeated(node))
+    inside = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+    for part in inside:
+        yield from _mistakes(part, (*above, node), seen)
+
+
+def _repeated(node: yaml.MappingNode) -> Iterator[yaml.Node]:
+    """Keys that the mapping has had before."""
+    names = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in names:
                 yield key
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
-            yield from _repeated(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            yield from _repeated(value)
+            names.add(key.value)
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
@@ -130,8 +141,8 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     if not equals or not all(parts):
         raise BadInputError(f"--set {override}: write it as section.key=value")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = _unique(text, f"--set {key}")
+    except (yaml.YAMLError, ValueError):
         value = text
     if isinstance(value, str):
         value = _number(value)

@@ -6,7 +6,7 @@ The same for every model of settings: a run's, a study's, a placement file's, a 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -185,8 +185,15 @@ def fields_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
 def _model_at(location: tuple[int | str, ...], root: Model) -> Model:
     """The section at this place of the settings; that above it where the place is no section."""
     found = root
+    for depth in range(1, len(location) + 1):
+        kinds = kinds_at(location[:depth], root)
+        found = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), found)
+    return found
+
+
+def kinds_at(location: Sequence[int | str], root: Model) -> list[Any]:
+    """The kinds of value, beside None, that the place of a setting takes; none where there is no such place."""
     kinds: list[Any] = [root]
     for part in location:
         kinds = [inner for kind in kinds for inner in _kinds(_inside(kind, part))]
-        found = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), found)
-    return found
+    return kinds

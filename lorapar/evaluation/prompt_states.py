@@ -32,8 +32,8 @@ States = list[tuple[torch.Tensor, torch.Tensor]]
 def read_prompts_cache(model: torch.nn.Module) -> DynamicCache | None:
     """An empty cache that still has the prompts' states after generation; None where a model of this kind loses them.
 
-    Windows and linear attention do; some models cannot be told the positions of what follows. With prompt or prefix
-    tuning it holds more than the prompts.
+    Windows and linear attention do; some models cannot be told the positions of what follows, and GPT-1 keeps nothing.
+    With prompt or prefix tuning it holds more than the prompts.
     """
     if is_prompt(model):
         return None
@@ -43,7 +43,8 @@ def read_prompts_cache(model: torch.nn.Module) -> DynamicCache | None:
     except (AttributeError, TypeError, ValueError):  # a model with a cache of its own
         return None
     keeps = cache.layers and all(type(layer) is DynamicLayer for layer in cache.layers)
-    return cache if keeps and "position_ids" in inspect.signature(base.forward).parameters else None
+    takes = {"position_ids", "past_key_values"} <= inspect.signature(base.forward).parameters.keys()
+    return cache if keeps and takes else None
 
 
 def follow(prompts: Sequence[Sequence[int]], rows: Sequence[Encoded]) -> bool:

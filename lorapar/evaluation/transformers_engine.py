@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
@@ -15,7 +15,8 @@ from lorapar.adapter import take_off
 from lorapar.adapter.files import load_published
 from lorapar.adapter.scoring import mean_answer_loss
 from lorapar.basemodel import StopStrings, answer_end
-from lorapar.basemodel.ended_rows import EndedRows, products_go_by_row
+from lorapar.basemodel.by_row import is_exact
+from lorapar.basemodel.ended_rows import EndedRows, fewest_rows
 from lorapar.errors import BadInputError
 from lorapar.evaluation.engine import Encoded
 from lorapar.evaluation.generate import generate_greedy, position_table
@@ -62,10 +63,11 @@ def check_adapter_folder(folder: Path) -> None:
 class TransformersEngine:
     """A `lorapar.evaluation.engine.Engine`; `autocast`: matrix products are done in bfloat16 whatever the weights."""
 
+    backend: Literal["transformers"] = "transformers"
+
     def __init__(self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, autocast: bool) -> None:
         self._base, self._tokenizer, self._autocast = base, tokenizer, autocast
-        self.answers_by_batch = autocast or base.dtype != torch.float32
-        """In float32 the rows beside it move a logit by a millionth, in narrower formats enough to turn an answer."""
+        self.answers_by_batch = not is_exact(base, autocast=autocast)
 
     @contextmanager
     def asked(self, adapter: Path | None) -> Iterator[TransformersModel]:
@@ -90,12 +92,11 @@ class TransformersModel:
         self._model, self._tokenizer, self._autocast = model, tokenizer, autocast
         weights = next(model.parameters())
         self._device = weights.device
-        on_one_device = all(parameter.device == weights.device for parameter in model.parameters())
-        self._exact = not autocast and weights.dtype == torch.float32 and on_one_device
+        self._exact = is_exact(model, autocast=autocast)
         """Whether a row may be computed in two parts; in narrow formats that turns answers."""
         with self._autocast_on():
-            self._leaves_out = self._exact or (on_one_device and products_go_by_row(model))
-        """Whether a row may be computed with fewer beside it; caches on several devices are not rearranged."""
+            self._fewest = fewest_rows(model, autocast=autocast)
+        self._leaves_out = self._fewest is not None
         self._pad = int(tokenizer.pad_token_id)
         self._positions = position_table(model)
         self._stops, self._strings = answer_end(tokenizer).token_ids, StopStrings(tokenizer)
@@ -109,23 +110,38 @@ class TransformersModel:
     ) -> list[list[int]]:
         """Greedy continuations, as one batch; `cache` and `streamer` as in `generate_greedy`.
 
-        They are shorter than `max_new_tokens` where the model's table of positions ends before.
+        An answer is shorter than `max_new_tokens` where the model's table of positions ends before. Rows for which it
+        ends at different lengths are generated for apart, so that none depends on the others; without a cache then.
         """
-        if self._positions is not None:
-            longest = max(map(len, prompts))
-            self._require_positions(longest + 1)
-            max_new_tokens = min(max_new_tokens, self._positions - longest)
+        parts = self._by_limit(prompts, max_new_tokens)
+        if len(parts) > 1:
+            written: dict[int, list[int]] = {}
+            for rows in parts.values():
+                made = self.generate([prompts[row] for row in rows], max_new_tokens, streamer=streamer)
+                written.update(zip(rows, made, strict=True))
+            return [written[row] for row in range(len(prompts))]
+        (limit,) = parts
         with self._autocast_on():
             return generate_greedy(
                 self._model,
                 prompts,
                 stop_ids=self._stops,
                 pad_id=self._pad,
-                max_new_tokens=max_new_tokens,
+                max_new_tokens=limit,
                 cache=cache,
                 streamer=streamer,
                 strings=self._strings,
             )
+
+    def _by_limit(self, prompts: Sequence[Sequence[int]], most: int) -> dict[int, list[int]]:
+        """The numbers of the rows, by the longest answer that each can get."""
+        found: dict[int, list[int]] = {}
+        for row, prompt in enumerate(prompts):
+            limit = most if self._positions is None else min(most, self._positions - len(prompt))
+            found.setdefault(limit, []).append(row)
+            if limit < 1:
+                self._require_positions(len(prompt) + 1)
+        return found
 
     def adapter_off(self) -> AbstractContextManager[Any]:
         """Within it the base answers by itself; for a model that was asked for with an adapter."""
@@ -137,13 +153,14 @@ class TransformersModel:
     ) -> tuple[list[list[int]], list[float], float]:
         """Continuations, losses and the seconds that the former took; each prompt is read once for both."""
         self._require_positions(max((len(row["input_ids"]) for row in rows), default=0))
-        cache = read_prompts_cache(self._model) if follow(prompts, rows) else None
+        one_limit = len(self._by_limit(prompts, max_new_tokens)) == 1
+        cache = read_prompts_cache(self._model) if one_limit and follow(prompts, rows) else None
         started = time.monotonic()
         if cache is None:
             written = self.generate(prompts, max_new_tokens)
             seconds = time.monotonic() - started
             return written, self.losses(rows), seconds
-        if self._exact:
+        if self._exact and self._leaves_out:
             read_beginning(self._model, prompts, cache)
         with remembered(self._model) as states, self._without_ended_rows():
             written = self.generate(prompts, max_new_tokens, cache)
@@ -178,10 +195,10 @@ class TransformersModel:
             )
 
     def _without_ended_rows(self) -> AbstractContextManager[None]:
-        if not self._leaves_out or not self._stops:
+        if self._fewest is None or not (self._leaves_out and self._stops):
             return nullcontext()
         stops = torch.tensor(self._stops, device=self._device)
-        return EndedRows(stops, alone=self._exact).left_out(self._model)
+        return EndedRows(stops, self._fewest).left_out(self._model)
 
     def _autocast_on(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lorapar.adapter import rank_in
 from lorapar.basemodel import StopStrings, answer_end
@@ -32,6 +32,7 @@ _SLOTS = 2
 class VllmEngine:
     """A `lorapar.evaluation.engine.Engine`; `close` gives the memory back."""
 
+    backend: Literal["vllm"] = "vllm"
     answers_by_batch = False
     """vLLM puts batches together itself, and otherwise each time."""
 

@@ -138,7 +138,7 @@ def _run_node(task: Task, node: Node) -> None:
     if node.stage != "plan" and node.name not in task.settings:
         return
     record, settings = _begun(task, node)
-    reusable = is_cached(node.stage) and os.environ.get(REUSE_VARIABLE) != "off"
+    reusable = is_cached(node.stage) and not _anew()
     finished = task.ledger.find_finished(record) if reusable else None
     if finished is not None:
         task.progress.log(f"{node.name}: taken from the store, where an earlier run has put it")
@@ -151,6 +151,11 @@ def _run_node(task: Task, node: Node) -> None:
     print_outcome(node.stage, finished.metrics)
     if node.stage == "plan":
         _hand_on(task, finished)
+
+
+def _anew() -> bool:
+    """Whether this run makes everything again (`--no-cache`)."""
+    return os.environ.get(REUSE_VARIABLE) == "off"
 
 
 def _begun(task: Task, node: Node) -> tuple[StageRecord, StageSettings]:
@@ -172,6 +177,7 @@ def _execute(task: Task, record: StageRecord, settings: StageSettings, crew: Cre
             scratch=scratch,
             progress=watched,
             origin=replace(Origin.of_environment(), run=task.ledger.run),
+            anew=_anew(),
             processes=planned.processes,
             sharding=planned.sharding,
             crew=crew,

@@ -29,9 +29,9 @@ from pydantic import ValidationError
 from lorapar import __version__
 from lorapar.errors import BadInputError, IntegrityError, UnreachableError
 from lorapar.local.folder import StageRecord
+from lorapar.own_code import code_digest, own_code_digest
 from lorapar.records import digest_of, json_text
 from lorapar.redaction import redact
-from lorapar.stages.code import code_digest, own_code_digest
 from lorapar.stages.contract import STAGE_NAMES
 from lorapar.stages.plan_file import Plan
 from lorapar.store import Manifest, NotFoundError, ObjectStore, open_store

@@ -162,7 +162,7 @@ TASKS: tuple[PipelineTask, ...] = (
     PipelineTask("report"),
 )
 REUSE_VARIABLE = "LORAPAR_REUSE"
-"""`off` where a run makes everything again (`--no-cache`) and takes no finished stage from the store."""
+"""`off` where a run makes everything again (`--no-cache`): it takes no finished stage from the store, nor answers."""
 LOOPED_NODE = "vote-first"
 """Its task is a loop in the pipeline: each item asks some of the round's teachers."""
 

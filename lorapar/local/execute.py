@@ -16,8 +16,8 @@ from lorapar.config import CheckpointConfig
 from lorapar.local.folder import StageRecord
 from lorapar.local.memory import peak_bytes, reset_peak
 from lorapar.local.timing import keep_timing
+from lorapar.own_code import code_digest, own_code_digest
 from lorapar.progress import Progress
-from lorapar.stages.code import code_digest, own_code_digest
 from lorapar.stages.contract import StageCall, run_stage
 from lorapar.store import ObjectStore, seal, storage_errors
 

@@ -6,7 +6,7 @@ live.json                   what the run is doing, for `lorapar watch`
 stages/<node>/<output>/     finished artifacts, each with its manifest
 stages/<node>/stage.json    the record of how they came about
 work/<node>-<key>/          unfinished work; the next run with the same settings and inputs goes on from it
-cache/                      votes by content: a run over grown data asks only about what is new
+cache/                      votes and answers by content: a run over grown data asks only about what is new
 edits.csv                   labels that a person has set (`lorapar votes import`)
 """
 
@@ -126,8 +126,8 @@ class RunFolder:
         write_atomically(folder / "stage.json", record.model_dump_json(indent=2) + "\n")
 
     def forget(self) -> None:
-        """Drop every finished and unfinished node, and what was remembered: `--fresh`."""
-        for name in ("stages", "work", "cache"):
+        """Drop every finished and unfinished node: `--fresh`; what is remembered stays until it is asked again."""
+        for name in ("stages", "work"):
             shutil.rmtree(self.root / name, ignore_errors=True)
 
     def require_own(self) -> None:

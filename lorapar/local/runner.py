@@ -53,6 +53,8 @@ class _Run:
     shared: SharedStages | None
     """Finished stages in the store of the settings; None without a store."""
     tracking: Tracking | None = None
+    anew: bool = False
+    """Whether models are asked again: `--fresh`."""
 
 
 def run_local(
@@ -70,11 +72,11 @@ def run_local(
     folder = RunFolder(out)
     folder.make()  # first: a registry beside it that cannot be made would be blamed for what --out says
     check_storage(config)
-    shared = SharedStages(open_store(config.store.address)) if config.store.address else None
+    shared = SharedStages(open_store(config.store.address), anew=fresh) if config.store.address else None
     with storage_errors(out), folder.locked():
         if fresh:
             folder.forget()
-        run = _Run(with_edits(config, folder), last, folder, shared)
+        run = _Run(with_edits(config, folder), last, folder, shared, anew=fresh)
         with _tracked(run, reporter) as tracking:
             try:
                 ran = _run_nodes(replace(run, tracking=tracking), reporter)
@@ -279,6 +281,7 @@ def _execute(node: Node, record: StageRecord, run: _Run, progress: Progress) -> 
             progress=watched,
             origin=replace(Origin.of_environment(), run=str(folder.root.resolve()), tracking=run.tracking),
             cache=folder.cache,
+            anew=run.anew,
             processes=run.config.processes,
             sharding=run.config.sharding,
             judged=comes_to("gate", run.last),

@@ -39,10 +39,10 @@ class SharedStage(BaseModel):
 
 
 class SharedStages:
-    """The finished stages in one store."""
+    """The finished stages in one store; with `anew` none is taken, and what is made takes their place."""
 
-    def __init__(self, store: ObjectStore) -> None:
-        self.store = store
+    def __init__(self, store: ObjectStore, *, anew: bool = False) -> None:
+        self.store, self.anew = store, anew
 
     @contextmanager
     def alone(self, wanted: StageRecord, progress: Progress) -> Iterator[None]:
@@ -67,7 +67,7 @@ class SharedStages:
 
     def keep(self, record: StageRecord, folder: Path, progress: Progress | None = None) -> None:
         """Put a finished stage and its output folders below `folder` into the store, where it is not there yet."""
-        if self.store.exists(_key(record)):
+        if not self.anew and self.store.exists(_key(record)):
             return
         outputs = {}
         for name in record.outputs:
@@ -85,12 +85,12 @@ class SharedStages:
         return True
 
     def take(self, wanted: StageRecord, folder: Path, progress: Progress) -> StageRecord | None:
-        """Put the outputs of a stage with the same key below `folder`; None where the store has none that is sound.
+        """Put the outputs of a stage with the same key below `folder`; None where the store has none to be taken.
 
         Raises UnreachableError where the store does not answer.
         """
         try:
-            shared = self._read(wanted)
+            shared = None if self.anew else self._read(wanted)
             if shared is None:
                 return None
             for name, manifest in shared.outputs.items():

@@ -101,6 +101,8 @@ class StageCall(Generic[S]):
     """A folder for what is remembered by content from call to call, whatever their settings; None: nothing is."""
     store: ObjectStore | None = None
     """Where machines share what they remember by content; None: they do not."""
+    anew: bool = False
+    """Whether models are asked again, whatever is remembered; what they say then takes the place of that."""
     processes: int | None = None
     """Most processes that train together; None: one for each visible GPU. Decides no output."""
     sharding: Literal["none", "fsdp2"] = "none"

@@ -116,9 +116,9 @@ def _evaluate(call: StageCall[Settings], rule: AnswerRule) -> Metrics:
     contestants = _contestants(call)
     asking = Asking(tokenizer, settings.prompts, settings.evaluate, rule)
     with ExitStack() as stack:
-        remembered = remembered_answers(call, asking, settings.evaluate, stack)
         adapters = contestants.values()
         engine = stack.enter_context(open_engine(settings.model, settings.evaluate, tokenizer, adapters, call.progress))
+        remembered = remembered_answers(call, asking, engine, stack)
         answer_all(contestants, engine, batches, asking, journal, call.progress, remembered)
         asked = _ask_benchmarks(call, contestants, engine, benchmarks, remembered, rule) if benchmarks else []
     undecided = _of_all(rule.undecided())  # nobody gets past this before all have answered
@@ -163,23 +163,31 @@ def _contestants(call: StageCall[Settings]) -> dict[str, Path | None]:
 
 
 def remembered_answers(
-    call: StageCall[Any], asking: Asking, evaluate: EvaluateConfig, stack: ExitStack
+    call: StageCall[Any], asking: Asking, engine: Engine, stack: ExitStack
 ) -> Callable[..., RememberedModel | None]:
-    """By a model's adapter, what it has answered in earlier runs; None where there is nothing to remember it in."""
-    from lorapar.basemodel import answer_end, default_device
+    """By a model's adapter, what it has answered in earlier runs; None where there is nothing to remember it in.
+
+    Raises BadInputError where the files of a local model are not those that `plan` saw.
+    """
+    from lorapar.basemodel import answer_end
+    from lorapar.basemodel.processor import processor
+    from lorapar.basemodel.resolve import require_unchanged
     from lorapar.evaluation.cache import AnswerCache, RememberedModel, model_identity
 
     if call.cache is None and call.store is None:
         return lambda *_, **__: None
+    require_unchanged(call.settings.model)
     # Not in the scratch folder: what is there is copied to the store, and the store has these answers already.
     folder = call.cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lorapar-answers-")))
-    cache = stack.enter_context(AnswerCache(folder / "answers.sqlite", call.store, call.progress))
+    cache = stack.enter_context(AnswerCache(folder / "answers.sqlite", call.store, call.progress, anew=call.anew))
     settings, end = call.settings, answer_end(asking.tokenizer)
-    where = str(default_device())
+    where, evaluate = processor(threads=engine.answers_by_batch), asking.settings
+    if engine.backend != evaluate.backend:
+        evaluate = evaluate.model_copy(update={"backend": engine.backend, "vllm": None})
 
     def remembered(adapter: Path | None, **more: Any) -> RememberedModel:
         strings = {"strings": end.strings} if end.strings else {}
-        more = {"stops": end.token_ids, **strings, "device": where, **more}
+        more = {"stops": end.token_ids, **strings, "processor": where, **more}
         return RememberedModel(cache, model_identity(settings.model, evaluate, adapter, settings.seed, **more))
 
     return remembered
@@ -234,7 +242,7 @@ def _judged(
     if not settings.evaluate.judges:
         return []
     answers = {name: _in_order(answer for batch in journal.of(name) for answer in batch.answers) for name in models}
-    tools = RewardTools(cache=call.cache, store=call.store)
+    tools = RewardTools(cache=call.cache, store=call.store, anew=call.anew)
     return judge_answers(settings.evaluate, rows, answers, tools, settings.model.dtype, call.progress)
 
 

@@ -84,10 +84,10 @@ def _verdicts(
     batches = plan_batches(rows, tokenizer, settings.prompts, evaluate.batch_size)
     with answer_rule(settings.answers or "exact") as rule, ExitStack() as stack:
         asking = Asking(tokenizer, settings.prompts, evaluate, rule)
-        remembered = remembered_answers(call, asking, evaluate, stack)
         engine = stack.enter_context(
             open_engine(settings.model, evaluate, tokenizer, contestants.values(), call.progress)
         )
+        remembered = remembered_answers(call, asking, engine, stack)
         answer_all(contestants, engine, batches, asking, journal, call.progress, remembered)
     recalled = sum(len(batch.answers) for name in contestants for batch in journal.of(name) if batch.recalled)
     right = {

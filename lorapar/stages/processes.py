@@ -145,6 +145,7 @@ def _written(stage: str, call: StageCall[Any], count: int) -> dict[str, Any]:
         # A tracker's threads are here: it gets the whole curve at the end, as that of a stage that was reused.
         "origin": asdict(replace(call.origin, images=dict(call.origin.images), tracking=None)),
         "cache": None if call.cache is None else str(call.cache.absolute()),
+        "anew": call.anew,
         "sharding": call.sharding,
         "store": None if call.store is None else call.store.address,
         "parent": os.getpid(),
@@ -169,6 +170,7 @@ def _read(control: Path, rank: int) -> tuple[str, StageCall[Any]]:
         keeper=Keeper(checkpoint) if rank else _AskingKeeper(control, checkpoint),
         origin=Origin(**given["origin"]),
         cache=Path(given["cache"]) if given["cache"] else None,
+        anew=given["anew"],
         sharding=given["sharding"],
         store=open_store(given["store"]) if given["store"] else None,
     )

@@ -33,8 +33,8 @@ from lorapar.config import (
 from lorapar.config.systems import DEFAULT_SYSTEMS, Systems
 from lorapar.config.training import DEFAULT_PHASES, Phases
 from lorapar.errors import BadInputError
+from lorapar.own_code import code_digest
 from lorapar.records import Example, read_records, sample_rows, write_json
-from lorapar.stages.code import code_digest
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 
 if TYPE_CHECKING:

@@ -94,7 +94,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     from lorapar.training.rl import train_rl
 
     with answer_rule(call.settings.answers) as rule:
-        tools = RewardTools(rule, call.cache, call.store, call.settings.execute)
+        tools = RewardTools(rule, call.cache, call.store, call.anew, call.settings.execute)
         system = call.settings.system or SYSTEMS[1]
         job, rows = tuning_job(call, SPEC.name), rows_by_system(call)
         return train_rl(job, call.settings.rl, system=system, tools=tools, **rows)
@@ -166,7 +166,7 @@ def _chosen_rows(call: StageCall[Settings]) -> Metrics:
 
     made, rows = call.output("kept"), rows_by_system(call)
     with answer_rule(call.settings.answers) as rule:
-        tools = RewardTools(rule, call.cache, call.store, call.settings.execute)
+        tools = RewardTools(rule, call.cache, call.store, call.anew, call.settings.execute)
         system = call.settings.system or SYSTEMS[1]
         job = tuning_job(call, SPEC.name, output="kept")
         kept = filter_rows(job, call.settings.rl, system=system, tools=tools, **rows)

@@ -7,6 +7,7 @@ rows, left_out                 rows trained on by system, and why others were le
 warmup_ids, warmup_repeats     System 2 rows mixed in so that RL starts with some reward
 loss_average                   what the loss is a mean over: tokens or rows
 steps                          optimiser steps
+tokens_read                    of all rows that these steps saw, prompts and answers
 elements, active_elements, active_fraction, moved_elements     of the adapter; those trained; those that changed
 moment_bytes, index_bytes      what the optimiser keeps
 base_weights_sha256            of the base model, the same before and after

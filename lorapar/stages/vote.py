@@ -117,7 +117,8 @@ def _cache(call: StageCall[Settings], stack: ExitStack) -> VoteCache | None:
     folder = call.cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lorapar-votes-")))
     settings = call.settings
     identify = partial(teacher_identity, base=settings.model, role_play=settings.voting.role_play)
-    return stack.enter_context(VoteCache(folder / "votes.sqlite", settings.teachers, identify, call.store))
+    votes = VoteCache(folder / "votes.sqlite", settings.teachers, identify, call.store, anew=call.anew)
+    return stack.enter_context(votes)
 
 
 def _probe(call: StageCall[Settings]) -> list[Example] | None:

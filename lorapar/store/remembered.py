@@ -2,7 +2,7 @@
 
 New entries also go to the store, if there is one, as segments that every other machine reads. So a lost machine loses
 only entries that it had not sent. A segment's name is the sha256 of its bytes, so a damaged segment is recognised and
-removed.
+removed. Of several entries of one key the one that was sent last counts.
 """
 
 from __future__ import annotations
@@ -38,11 +38,14 @@ class ContentCache:
     """Texts by key, in the file `path`; `kind` names them (`votes`) in messages and in the store.
 
     An identity is a digest of what many entries share: the store has a folder for each identity, which is read once.
+    With `anew` nothing from before is recalled, only what this cache keeps itself, which takes the place of the old.
     Raises StorageError where the file cannot be used, and the store's own errors.
     """
 
-    def __init__(self, path: Path, kind: str, store: ObjectStore | None = None) -> None:
+    def __init__(self, path: Path, kind: str, store: ObjectStore | None = None, *, anew: bool = False) -> None:
         self._path, self._kind, self._store = path, kind, store
+        self._own: set[bytes] | None = set() if anew else None
+        """Keys that were kept here, where only these are recalled."""
         self._unwritten: list[tuple[bytes, str]] = []
         self._unsent: dict[str, list[tuple[bytes, str]]] = {}
         self._written = self._sent = time.monotonic()
@@ -54,7 +57,10 @@ class ContentCache:
 
     def recall(self, identity: str, keys: Sequence[bytes]) -> dict[bytes, str]:
         """The known entries, by key."""
-        self._fetch(identity)
+        if self._own is None:
+            self._fetch(identity)
+        else:
+            keys = [key for key in keys if key in self._own]
         found: dict[bytes, str] = {}
         for start in range(0, len(keys), _LOOK_UP):
             found |= self._look_up(keys[start : start + _LOOK_UP])
@@ -63,6 +69,8 @@ class ContentCache:
     def keep(self, identity: str, key: bytes, text: str) -> None:
         """Add a text without line breaks; it is on disk after the next flush."""
         self._unwritten.append((key, text))
+        if self._own is not None:
+            self._own.add(key)
         if self._store is not None:
             self._unsent.setdefault(identity, []).append((key, text))
         now = time.monotonic()
@@ -104,7 +112,7 @@ class ContentCache:
 
     def _write(self) -> None:
         with self._usable(), self._file:
-            # The new entry wins: an entry is added again only because the old one could not be read.
+            # The new entry wins: one is added again only where the old one could not be read or was not to be.
             self._file.executemany(f"INSERT OR REPLACE INTO {self._kind} VALUES (?, ?)", self._unwritten)  # noqa: S608
         self._unwritten = []
         self._written = time.monotonic()
@@ -117,20 +125,25 @@ class ContentCache:
         for identity, entries in self._unsent.items():
             data = "".join(f"{key.hex()} {text}\n" for key, text in entries).encode()
             name = f"{self._folder(identity)}{hashlib.sha256(data).hexdigest()}.txt"
-            self._store.write_if_absent(name, data)
+            if not self._store.write_if_absent(name, data) and self._own is not None:
+                with suppress(DeniedError):
+                    self._store.renew(name)  # it is the last word again
             self._add((), name)
         self._unsent = {}
 
     def _fetch(self, identity: str) -> None:
-        """Fetch the segments of other machines, once for each identity."""
+        """Fetch the segments of other machines, once for each identity, in the order in which they were sent.
+
+        Those that are known are read again where an earlier one is new here: theirs is the last word.
+        """
         if self._store is None or identity in self._fetched:
             return
         self._fetched.add(identity)
         with self._usable():
             have = {name for (name,) in self._file.execute("SELECT key FROM segments")}
-        for found in list(self._store.list(self._folder(identity))):
-            if found.key in have:
-                continue
+        listed = sorted(self._store.list(self._folder(identity)), key=lambda one: (one.modified, one.key))
+        first_new = next((place for place, one in enumerate(listed) if one.key not in have), len(listed))
+        for found in listed[first_new:]:
             data = self._store.read(found.key)
             if found.key.rpartition("/")[2] != f"{hashlib.sha256(data).hexdigest()}.txt":
                 with suppress(DeniedError):  # whoever may only write leaves it
@@ -142,7 +155,7 @@ class ContentCache:
 
     def _add(self, entries: Sequence[tuple[bytes, str]], segment: str) -> None:
         with self._usable(), self._file:
-            self._file.executemany(f"INSERT OR IGNORE INTO {self._kind} VALUES (?, ?)", entries)  # noqa: S608
+            self._file.executemany(f"INSERT OR REPLACE INTO {self._kind} VALUES (?, ?)", entries)  # noqa: S608
             self._file.execute("INSERT OR IGNORE INTO segments VALUES (?)", (segment,))
 
     def _folder(self, identity: str) -> str:

@@ -15,6 +15,9 @@ from lorapar.config.training import PhaseConfig
 from lorapar.errors import BadInputError, nearest
 from lorapar.records import digest_of
 
+_LONGEST = 200
+"""Characters of a folder's name; file systems take 255 bytes."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -39,8 +42,11 @@ class Cell:
 
     @property
     def digest(self) -> str:
-        """Digest of all its settings, except where cells share stages."""
-        return digest_of(self.config.model_dump(mode="json", exclude={"store"}))
+        """Digest of all its settings, except where cells share stages.
+
+        Settings at their defaults are left out: a setting that is new in lorapar leaves earlier results as they are.
+        """
+        return digest_of(self.config.model_dump(mode="json", exclude={"store"}, exclude_defaults=True))
 
 
 def fitted(study: StudyConfig, base: RunConfig) -> StudyConfig:
@@ -138,6 +144,12 @@ def cells_of(study: StudyConfig, base: RunConfig, store: str) -> list[Cell]:
     named = named_cells(study)
     check_names(study, [name for name, _ in named])
     cells = [_cell(study, base, name, values, seed, store) for name, values in named for seed in study.seeds]
+    for cell in cells:
+        if len(cell.id) > _LONGEST:
+            raise BadInputError(
+                f"study {study.name}: the cell '{cell.name[:60]}...' would have a folder of {len(cell.id)} characters, "
+                f"more than {_LONGEST}; give cells short names under `cells`"
+            )
     for what in ("id", "digest"):
         seen: dict[str, Cell] = {}
         for cell in cells:
@@ -206,12 +218,7 @@ def _origin(study: StudyConfig, name: str) -> str:
 
 def _cell(study: StudyConfig, base: RunConfig, name: str, values: Values, seed: int, store: str) -> Cell:
     origin = _origin(study, name)
-    settings = parse_settings(dump_changed(base), origin)
-    for key, value in {**study.settings, **values}.items():
-        if key == TEACHERS_COUNT:
-            settings["teachers"] = _first_teachers(base, value, origin)
-        else:
-            apply_override(settings, f"{key}={json.dumps(value)}")
+    settings = settings_with(base, {**study.settings, **values}, origin)
     settings["seed"] = seed
     settings["if_changed"] = False
     _section(settings, "registry")["address"] = None  # the registry in the cell's own folder
@@ -221,6 +228,24 @@ def _cell(study: StudyConfig, base: RunConfig, name: str, values: Values, seed: 
     if config.system_names != base.system_names:
         raise BadInputError(f"{origin}: cells have the systems of the base settings; leave `systems` out of them")
     return Cell(name, seed, dict(values), config)
+
+
+def _set(settings: dict[str, Any], key: str, value: Any, origin: str) -> None:
+    try:
+        apply_override(settings, f"{key}={json.dumps(value)}")
+    except BadInputError as error:  # which speaks of the option --set
+        raise BadInputError(f"{origin}: {str(error).removeprefix('--set ')}") from None
+
+
+def settings_with(base: RunConfig, values: Values, origin: str) -> dict[str, Any]:
+    """The base settings with values by `section.key`, not yet checked; `origin` is what errors call them."""
+    settings = parse_settings(dump_changed(base), origin)
+    for key, value in values.items():
+        if key == TEACHERS_COUNT:
+            settings["teachers"] = _first_teachers(base, value, origin)
+        else:
+            _set(settings, key, value, origin)
+    return settings
 
 
 def _section(settings: dict[str, Any], name: str) -> dict[str, Any]:

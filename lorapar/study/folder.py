@@ -6,21 +6,24 @@ cells/<cell>/run/         its run folder, with a report of its own
 cells/<cell>/log.txt      what that run said
 cells/<cell>/state.json   how it ended
 cells/<cell>/result.json  what tables are made of; with it, its run folder is no longer needed
+cells/<cell>/result.before.json   that of another version of lorapar, until the cell has finished again
 store/                    stages that cells share, where no other store is named
 report.html report.md *.csv   what people come for
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from lorapar import __version__
 from lorapar.config import RunConfig, dump_changed, parse_settings, validate_settings
+from lorapar.config.load import read_text
 from lorapar.config.study import StudyConfig, validate_study
 from lorapar.errors import BadInputError, StorageError
 from lorapar.local.folder import LOCK, RunFolder, working_alone
@@ -53,6 +56,25 @@ class CellState(BaseModel):
     """The last node to run."""
 
 
+class KeptOf(BaseModel):
+    """What a result says of itself, so that it counts where the state of its cell is lost."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
+
+    digest: str
+    """Digest of the cell's settings."""
+    version: str = ""
+    until: str = ""
+    """The last node of its run."""
+
+
+def _kept_of(path: Path) -> KeptOf | None:
+    try:
+        return KeptOf.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
 class StudyFolder:
     """Paths and states of one study."""
 
@@ -81,11 +103,52 @@ class StudyFolder:
         return self.cell(cell) / "log.txt"
 
     def state(self, cell: Cell) -> CellState | None:
-        """The state of a cell; None before its first start."""
+        """The state of a cell; where its file is missing or broken, that of its result; None before its first start."""
+        path = self.cell(cell) / "state.json"
         try:
-            return CellState.model_validate_json((self.cell(cell) / "state.json").read_bytes())
+            return CellState.model_validate_json(path.read_bytes())
         except (FileNotFoundError, ValidationError):
+            return self._state_of_result(cell)
+        except OSError as error:
+            raise BadInputError(f"{path}: cannot be read ({error.strerror}); delete it") from None
+
+    def _state_of_result(self, cell: Cell) -> CellState | None:
+        """What a result says of itself; one that says no version or last node, as earlier ones, is taken to fit."""
+        kept = _kept_of(self.result(cell))
+        if kept is None:
             return None
+        version, until = kept.version or __version__, kept.until or GRAPH[-1].name
+        return CellState(status="finished", digest=kept.digest, version=version, until=until)
+
+    def computed(self, cell: Cell) -> set[str]:
+        """Digests of the settings that it has results of."""
+        state = self.state(cell)
+        found = {state.digest} if state is not None and state.status == "finished" else set()
+        before = _kept_of(self._before(cell))
+        return found if before is None else {*found, before.digest}
+
+    def take_over(self, cell: Cell, digests: Collection[str]) -> None:
+        """Let what was computed under these digests count as of the cell's own settings."""
+        for path in (self.cell(cell) / "state.json", self.result(cell), self._before(cell)):
+            if not path.is_file():
+                continue
+            text = path.read_text(encoding="utf-8")
+            for digest in digests:
+                text = text.replace(digest, cell.digest)
+            write_atomically(path, text)
+
+    def _before(self, cell: Cell) -> Path:
+        return self.cell(cell) / "result.before.json"
+
+    def set_aside(self, cell: Cell) -> None:
+        """Keep the result of an earlier start, of another version of lorapar, until there is a new one."""
+        with suppress(FileNotFoundError):
+            self.result(cell).replace(self._before(cell))
+
+    def write_result(self, cell: Cell, text: str) -> None:
+        """Write the result of a cell, in the place of an earlier one."""
+        write_atomically(self.result(cell), text)
+        self._before(cell).unlink(missing_ok=True)
 
     def write_state(self, cell: Cell, state: CellState) -> None:
         """Write the state of a cell."""
@@ -119,6 +182,8 @@ class StudyFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Make and lock the folder; raises BadInputError where it belongs to something else or is in use."""
+        if self.keeps_results and (self.root / SEARCH).is_file():
+            raise BadInputError(f"--out {self.root}: is the folder of a search (`lorapar tune`); give another --out")
         complaint = f"--out {self.root}: is not empty and is no folder of a study; give another --out or an empty one"
         refuse_other_content(
             self.root, complaint, lambda _: any((self.root / name).is_file() for name in (_SETTINGS, SEARCH))
@@ -142,11 +207,7 @@ class StudyFolder:
     def read_settings(self) -> tuple[StudyConfig, RunConfig, str]:
         """The study, its base settings and its store; raises BadInputError where this is no study's folder."""
         path = self.root / _SETTINGS
-        try:
-            values = parse_settings(path.read_text(encoding="utf-8"), str(path))
-        except FileNotFoundError:
-            raise BadInputError(
-                f"{self.root}: not the folder of a study (no {_SETTINGS}); start one with `lorapar study run NAME`"
-            ) from None
+        absent = f"{self.root}: not the folder of a study (no {_SETTINGS}); start one with `lorapar study run NAME`"
+        values = parse_settings(read_text(path, absent=absent), str(path))
         study = validate_study(values.get("study"), str(path))
         return study, validate_settings(values.get("base") or {}, str(path)), str(values.get("store"))

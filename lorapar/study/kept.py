@@ -4,24 +4,63 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import BaseModel, ValidationError, model_validator
+
+from lorapar import __version__
 from lorapar.errors import BadInputError
-from lorapar.store import write_atomically
 from lorapar.study.cells import Cell
 from lorapar.study.folder import StudyFolder
 from lorapar.study.results import Cost, Result, Rows, Step, read_result
 
-_FORMAT = 1
 _RIGHT, _WRONG, _NOT_ASKED = "+-."
 
 
-def keep_result(cell: Cell, folder: StudyFolder) -> None:
+class _Measure(BaseModel):
+    """One metric: its rows, and for each model one letter for each row."""
+
+    rows: list[str]
+    right: dict[str, str]
+
+    @model_validator(mode="after")
+    def _a_letter_for_each_row(self) -> _Measure:
+        if any(len(letters) != len(self.rows) for letters in self.right.values()):
+            raise ValueError("as many letters as rows")
+        return self
+
+
+class _Kept(BaseModel):
+    """The file of a cell."""
+
+    format: Literal[1]
+    digest: str
+    measures: dict[str, _Measure]
+    regions: dict[str, float]
+    scores: dict[str, list[float]]
+    elements: tuple[Any, ...]
+    again: dict[str, float]
+    cost: Cost
+    steps: dict[str, Step]
+
+    def result(self, cell: Cell) -> Result:
+        """As it was read from the run."""
+        named = ("regions", "scores", "elements", "again", "cost", "steps")
+        return Result(cell=cell, rows=_as_rows(self.measures), **{name: getattr(self, name) for name in named})
+
+
+def keep_result(cell: Cell, folder: StudyFolder, until: str) -> None:
     """Write the file of a cell whose run has just finished; raises BadInputError for a broken file of the run."""
-    result = read_result(cell, folder.run(cell))
+    write_result(read_result(cell, folder.run(cell)), folder, until)
+
+
+def write_result(result: Result, folder: StudyFolder, until: str) -> None:
+    """Write the file of a finished cell, in the place of an earlier one; its run ended with the node `until`."""
     values = {
-        "format": _FORMAT,
-        "digest": cell.digest,
+        "format": 1,
+        "digest": result.cell.digest,
+        "version": __version__,
+        "until": until,
         "measures": _as_measures(result.rows),
         "regions": result.regions,
         "scores": result.scores,
@@ -31,7 +70,7 @@ def keep_result(cell: Cell, folder: StudyFolder) -> None:
         "steps": {node: vars(step) for node, step in result.steps.items()},
     }
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in values.items())
-    write_atomically(folder.result(cell), f"{{{lines}}}\n")
+    folder.write_result(result.cell, f"{{{lines}}}\n")
 
 
 def result_of(cell: Cell, folder: StudyFolder) -> Result:
@@ -41,30 +80,20 @@ def result_of(cell: Cell, folder: StudyFolder) -> Result:
     """
     path = folder.result(cell)
     try:
-        values = json.loads(path.read_bytes())
-        if (values["format"], values["digest"]) == (_FORMAT, cell.digest):
-            return _parsed(cell, values)
-        why = "is of other settings or of another version of lorapar"
+        kept = _Kept.model_validate_json(path.read_bytes())
+        if kept.digest == cell.digest:
+            return kept.result(cell)
+        why = "is of other settings"
     except FileNotFoundError:
         why = "is not there"
-    except (ValueError, KeyError, TypeError, AttributeError):
-        why = "is broken"
+    except ValidationError as error:
+        (first, *_) = error.errors()
+        why = f"is broken or of another version of lorapar ({'.'.join(map(str, first['loc'])) or first['msg']})"
+    except OSError as error:
+        why = f"cannot be read ({error.strerror})"
     if not folder.has_run(cell):
         raise BadInputError(f"{path}: {why}, and its run folder is gone; delete {path.parent} to run the cell again")
     return read_result(cell, folder.run(cell))
-
-
-def _parsed(cell: Cell, values: Mapping[str, Any]) -> Result:
-    return Result(
-        cell=cell,
-        rows=_as_rows(values["measures"]),
-        regions=dict(values["regions"]),
-        scores=dict(values["scores"]),
-        elements=tuple(values["elements"]),
-        again=dict(values["again"]),
-        cost=Cost(**values["cost"]),
-        steps={node: Step(**step) for node, step in values["steps"].items()},
-    )
 
 
 def _as_measures(rows: Mapping[tuple[str, str], Rows]) -> dict[str, Any]:
@@ -84,12 +113,12 @@ def _letter(right: bool | None) -> str:
     return _NOT_ASKED if right is None else _RIGHT if right else _WRONG
 
 
-def _as_rows(measures: Mapping[str, Any]) -> dict[tuple[str, str], Rows]:
+def _as_rows(measures: Mapping[str, _Measure]) -> dict[tuple[str, str], Rows]:
     """The inverse, in the order of each metric's models."""
     return {
         (model, measure): {
-            name: letter == _RIGHT for name, letter in zip(kept["rows"], letters, strict=True) if letter != _NOT_ASKED
+            name: letter == _RIGHT for name, letter in zip(kept.rows, letters, strict=True) if letter != _NOT_ASKED
         }
         for measure, kept in measures.items()
-        for model, letters in kept["right"].items()
+        for model, letters in kept.right.items()
     }

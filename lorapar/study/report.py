@@ -4,38 +4,34 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lorapar import __version__
 from lorapar.config.study import StudyConfig
-from lorapar.report.formats import NOTHING, count_of, duration, interval, model_name, percent, points, system_name
+from lorapar.errors import BadInputError, LoraparError
+from lorapar.report.formats import NOTHING, count_of, duration, interval, percent, points
 from lorapar.report.formats import p_value as p_text
-from lorapar.report.page import Point, Series, dot_chart, key_of, line_chart, render_study
-from lorapar.stages.graph import GRAPH
+from lorapar.report.page import render_study
 from lorapar.store import write_atomically
 from lorapar.study.cells import Cell, named_cells, reference_of
+from lorapar.study.charts import charts, measure_title, model_title
+from lorapar.study.compared import Comparison, comparisons, not_compared
 from lorapar.study.correlation import Correlation, correlations
 from lorapar.study.folder import StudyFolder
 from lorapar.study.kept import result_of
 from lorapar.study.results import (
-    Comparison,
     Figure,
     Result,
     as_row,
     by_cell,
-    comparisons,
     figures,
     region_means,
     seconds_spent,
-    varies_phases,
 )
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 _SHOWN_REGIONS = {
     "system1_only_share_of_set": "System 1 only, of its set",
@@ -48,10 +44,29 @@ _SHOWN_REGIONS = {
 TESTS = (
     "Each two cells answered the same rows. The p-value is exact: how likely at least so uneven a split of the rows is "
     "if nothing differed (McNemar's test; a row answered with several seeds counts once, with the sum of its answers). "
-    "It is corrected for all comparisons of the study together by Holm's method. “Better” asks for a corrected p-value "
-    "below {level:g} and that no seed points the other way; everything else is noise, or seeds disagree. Intervals of "
-    "means and differences are Student's over seeds, {percent:g}%; of a single seed Wilson's over rows."
+    "It is corrected for all comparisons of the study together by Holm's method. It tells these adapters apart and "
+    "says nothing of other seeds. “Better” and “worse” ask for a corrected p-value below {level:g}, for a Student's "
+    "interval of the difference over seeds, {percent:g}%, without zero, and for the same direction with each seed. "
+    "Where the rows are sure and the seeds are not, or are one without an interval, the difference is of “these seeds "
+    "only”; everything else is noise, or seeds disagree. Intervals are not corrected for the number of comparisons. "
+    "Those of means are Student's over seeds; of a single seed Wilson's over rows."
 )
+
+
+@contextmanager
+def reported(
+    study: StudyConfig, cells: Sequence[Cell], folder: StudyFolder, log: Callable[[str], None]
+) -> Iterator[None]:
+    """Write the report however the block ends; where it fails, its error counts, whatever is wrong with the report."""
+    try:
+        yield
+    except BaseException:
+        try:
+            write_study_report(study, cells, folder)
+        except (LoraparError, OSError) as error:
+            log(f"the report is not written: {error}")
+        raise
+    log(f"report: {write_study_report(study, cells, folder, log)}")
 
 
 @dataclass(frozen=True)
@@ -71,10 +86,21 @@ class Rows:
         )
 
 
-def write_study_report(study: StudyConfig, cells: Sequence[Cell], folder: StudyFolder) -> Path:
-    """Write report.html, report.md and the CSV files from the cells that have finished; returns the page's path."""
-    done = [cell for cell in cells if folder.is_finished(cell, __version__, study.until)]
-    results = [result_of(cell, folder) for cell in done]
+def write_study_report(
+    study: StudyConfig, cells: Sequence[Cell], folder: StudyFolder, log: Callable[[str], None] = lambda _: None
+) -> Path:
+    """Write report.html, report.md and the CSV files from the cells that have finished; returns the page's path.
+
+    A result that cannot be read is left out and named. Raises BadInputError where none is left and there are tables.
+    """
+    results, unread, failed = _readable(study, cells, folder)
+    for line in unread:
+        log(line)
+    if not results and _has_tables(folder):
+        raise BadInputError(
+            f"{folder.root}: no cell has finished with these settings and lorapar {__version__}, so its report and "
+            "tables stay as they are; `lorapar study status` says what each cell is of"
+        )
     shares, regions, compared = figures(study, results), region_means(study, results), comparisons(study, results)
     _write_csv(folder.root / "figures.csv", [as_row(one) for one in (*shares, *regions)])
     _write_csv(folder.root / "comparisons.csv", [as_row(one) for one in compared])
@@ -82,8 +108,9 @@ def write_study_report(study: StudyConfig, cells: Sequence[Cell], folder: StudyF
     if alike:
         _write_csv(folder.root / "correlations.csv", [vars(one) for one in alike])
     _write_csv(folder.root / "cells.csv", [_cost_line(result) for result in results])
-    about = _about(study, cells, results, folder)
-    sentences = _sentences(study, compared)
+    about = _about(study, cells, results, failed)
+    gaps = not_compared(study, results) if study.until != "partition" else []
+    sentences = [*_sentences(study, compared), *gaps, *unread]
     sections = _sections(study, shares, regions, compared, results)
     if alike:
         sections.insert(-1, ("Ranks of the scores", [_OF_RANKS], _correlation_rows(alike)))
@@ -94,7 +121,7 @@ def write_study_report(study: StudyConfig, cells: Sequence[Cell], folder: StudyF
         title=study.title,
         about=about,
         sentences=sentences,
-        charts=_charts(study, shares),
+        charts=charts(study, shares),
         sections=[{"title": title, "notes": notes, "rows": rows} for title, notes, rows in sections],
         missing=study.missing,
         tests=tests,
@@ -103,57 +130,26 @@ def write_study_report(study: StudyConfig, cells: Sequence[Cell], folder: StudyF
     return folder.root / "report.html"
 
 
-@dataclass(frozen=True)
-class Standing:
-    """The progress of a cell."""
-
-    cell: Cell
-    state: str
-    reached: str
-    """Its last finished stage; empty: none."""
-    nodes: int
-    """Its finished stages."""
-    last: int
-    """The number of all its stages."""
-    seconds: float | None
-    line: str
-    """The error of a failed cell."""
-
-
-def standings(study: StudyConfig, cells: Sequence[Cell], folder: StudyFolder) -> list[Standing]:
-    """The state of each cell, how far it came, and how long its last start took."""
-    nodes = [node.name for node in GRAPH]
-    running, last = folder.is_running, nodes.index(study.until) + 1
-    found = []
+def _readable(study: StudyConfig, cells: Sequence[Cell], folder: StudyFolder) -> tuple[list[Result], list[str], int]:
+    """The results of the cells that have finished, a line for each that cannot be read, and how many cells failed."""
+    results, unread, failed = [], [], 0
     for cell in cells:
-        state, reached = folder.state(cell), folder.reached(cell)
-        status: str = state.status if state else "waiting"
-        if status == "running" and not running:
-            status = "stopped"
-        if state is not None and status == "finished" and not folder.is_finished(cell, __version__, study.until):
-            status = "settings changed" if state.version == __version__ else "of another version"
-        if status == "finished" and not reached:  # its run folder is missing, its result is kept
-            reached = study.until
-        far = nodes.index(reached) + 1 if reached else 0
-        seconds, line = (state.seconds or None, state.line) if state else (None, "")
-        found.append(Standing(cell, status, reached or "", far, last, seconds, line))
-    return found
+        try:
+            state = folder.state(cell)
+            failed += state is not None and state.status == "failed"
+            if folder.is_finished(cell, __version__, study.until):
+                results.append(result_of(cell, folder))
+        except LoraparError as error:
+            unread.append(f"Left out is {cell.label}: {error}.")
+    return results, unread, failed
 
 
-def status_table(rows: Sequence[Standing]) -> Table:
-    """The same as a table for people."""
-    from rich.table import Table
-
-    table = Table("cell", "seed", "state", "reached", "time", "", box=None, header_style="bold")
-    for one in rows:
-        far = f"{one.reached} ({one.nodes}/{one.last})" if one.reached else ""
-        table.add_row(one.cell.name, str(one.cell.seed), one.state, far, duration(one.seconds), one.line)
-    return table
+def _has_tables(folder: StudyFolder) -> bool:
+    figures = folder.root / "figures.csv"
+    return figures.is_file() and figures.stat().st_size > 0
 
 
-def _about(study: StudyConfig, cells: Sequence[Cell], results: Sequence[Result], folder: StudyFolder) -> str:
-    states = Counter(state.status if (state := folder.state(cell)) else "waiting" for cell in cells)
-    failed = states["failed"]
+def _about(study: StudyConfig, cells: Sequence[Cell], results: Sequence[Result], failed: int) -> str:
     model = cells[0].config.model.name
     alone = sum(result.cost.seconds for result in results)
     parts = [
@@ -172,16 +168,24 @@ def _sentences(study: StudyConfig, compared: Sequence[Comparison]) -> list[str]:
     if study.until == "partition":
         return ["The partition alone was made; nothing was trained, so nothing is compared."]
     if not compared:
-        return ["There are no two finished cells with a seed in common yet, so nothing can be compared."]
+        return ["There are no two finished cells to compare yet."]
     text = [
-        f"{one.cell} is {one.verdict} than {one.other} on {_measure(one.measure)} {_model(study, one.model)}: "
-        f"{points(one.difference)} points ({_corrected(one)}, {count_of(one.seeds, 'seed')})."
+        f"{one.cell} is {one.verdict} than {one.other} on {_question(study, one)}: "
+        f"{points(one.difference)} points ({_over_seeds(one)}; {_corrected(one)} over rows)."
         for one in compared
         if one.verdict in ("better", "worse")
     ]
+    text += [
+        f"With these seeds only, {one.cell} is {'ahead of' if one.difference > 0 else 'behind'} {one.other} on "
+        f"{_question(study, one)}: {points(one.difference)} points ({_over_seeds(one)}; {_corrected(one)} over rows). "
+        + ("One seed has no interval, and another" if one.interval is None else "Another seed")
+        + " may say the opposite."
+        for one in compared
+        if one.verdict == "these seeds only"
+    ]
     torn = [one for one in compared if one.verdict == "seeds disagree"]
     if torn:
-        named = "; ".join(f"{one.cell} on {_measure(one.measure)} {_model(study, one.model)}" for one in torn)
+        named = "; ".join(f"{one.cell} on {_question(study, one)}" for one in torn)
         text.append(f"Seeds disagree, whatever the rows say, about {named}.")
     noise = sum(one.verdict in ("noise", "equal") for one in compared)
     if noise == len(compared):
@@ -189,8 +193,17 @@ def _sentences(study: StudyConfig, compared: Sequence[Comparison]) -> list[str]:
     elif noise:
         text.append(f"The other {noise} of {len(compared)} comparisons show no difference beyond noise.")
     if max(one.seeds for one in compared) == 1:
-        text.append("One seed was run: what is better here may not be so with another.")
+        text.append("One seed was run, so nothing is called better or worse: that takes two at least.")
     return text
+
+
+def _over_seeds(one: Comparison) -> str:
+    between = f", interval {points(one.interval[0])} to {points(one.interval[1])}" if one.interval else ""
+    return f"{count_of(one.seeds, 'seed')}{between}"
+
+
+def _question(study: StudyConfig, one: Comparison) -> str:
+    return f"{measure_title(one.measure)} {model_title(study, one.model)}"
 
 
 def _sections(
@@ -207,7 +220,8 @@ def _sections(
         found.append(("Comparisons", against, _comparison_rows(study, compared)))
     found.append(("Partition", ["Mean over seeds, and its interval."], _region_rows(regions)))
     costs = [
-        "As if each cell had shared nothing. Elements are those that SFT and RL trained, tokens those sampled in RL. "
+        "As if each cell had shared nothing. Elements are those that SFT and RL trained; tokens are those that SFT "
+        "read, prompts and answers of every step, and those sampled in RL. "
         "A second is one of the machine it ran on, with whatever ran beside it."
     ]
     found.append(("Cost", costs, _cost_rows(results)))
@@ -230,7 +244,7 @@ def _correlation_rows(alike: Sequence[Correlation]) -> Rows:
         (
             one.cell,
             one.other,
-            _measure(one.system),
+            measure_title(one.system),
             f"{one.mean:.3f}",
             f"{one.least:.3f} to {one.most:.3f}",
             str(one.pairs),
@@ -245,7 +259,7 @@ def _of_the_paper(study: StudyConfig) -> list[str]:
     if paper is None:
         return []
     return [
-        f"Beside {_measure(paper.beside)} stand the paper's figures, from {paper.source}: {paper.measure}. "
+        f"Beside {measure_title(paper.beside)} stand the paper's figures, from {paper.source}: {paper.measure}. "
         "Model and rows are others, so only the order and the direction can be compared."
     ]
 
@@ -255,7 +269,13 @@ def _share_rows(study: StudyConfig, shares: Sequence[Figure]) -> Rows:
     heads = ("cell", "measure", "model", "right", "interval", "seeds", "answers") + (("paper",) if with_paper else ())
     rows = [
         (
-            *(one.cell, _measure(one.measure), _model(study, one.model), percent(one.mean), interval(one.interval)),
+            *(
+                one.cell,
+                measure_title(one.measure),
+                model_title(study, one.model),
+                percent(one.mean),
+                interval(one.interval),
+            ),
             *(str(one.seeds), f"{one.rows:,}"),
             *((percent(one.paper, 2),) if with_paper else ()),
         )
@@ -273,7 +293,7 @@ def _comparison_rows(study: StudyConfig, compared: Sequence[Comparison]) -> Rows
         "verdict",
         "points",
         "interval",
-        "rows won, lost",
+        "answers won, lost",
         "p",
         "p, corrected",
         "seeds",
@@ -283,8 +303,8 @@ def _comparison_rows(study: StudyConfig, compared: Sequence[Comparison]) -> Rows
             *(
                 one.cell,
                 one.other,
-                _measure(one.measure),
-                _model(study, one.model),
+                measure_title(one.measure),
+                model_title(study, one.model),
                 one.verdict,
                 points(one.difference),
             ),
@@ -328,21 +348,21 @@ def _region_title(measure: str) -> str:
 
 
 def _cost_rows(results: Sequence[Result]) -> Rows:
-    heads = ("cell", "seed", "time", "SFT steps", "SFT elements", "RL steps", "RL elements", "RL tokens")
+    heads = ("cell", "seed", "time", "SFT steps", "SFT tokens", "SFT elements", "RL steps", "RL tokens", "RL elements")
     rows = [
         (
             *(result.cell.name, str(result.cell.seed), duration(result.cost.seconds)),
             *(
                 NOTHING if value is None else f"{value:,}"
                 for value in (
-                    *(result.cost.sft_steps, result.cost.sft_active, result.cost.rl_steps, result.cost.rl_active),
-                    result.cost.rl_tokens,
+                    *(result.cost.sft_steps, result.cost.sft_tokens, result.cost.sft_active),
+                    *(result.cost.rl_steps, result.cost.rl_tokens, result.cost.rl_active),
                 )
             ),
         )
         for result in results
     ]
-    return Rows(heads, rows, tuple(range(1, 8)))
+    return Rows(heads, rows, tuple(range(1, len(heads))))
 
 
 def _cost_line(result: Result) -> dict[str, Any]:
@@ -351,79 +371,6 @@ def _cost_line(result: Result) -> dict[str, Any]:
 
 def _corrected(one: Comparison) -> str:
     return p_text(one.corrected)
-
-
-def _model(study: StudyConfig, model: str) -> str:
-    """`after RL` is the published adapter; with other orders of training its last phase is not RL."""
-    return "at the end" if model == "after_rl" and varies_phases(study) else model_name(model)
-
-
-def _measure(measure: str) -> str:
-    return system_name(measure)
-
-
-def _charts(study: StudyConfig, shares: Sequence[Figure]) -> list[dict[str, Any]]:
-    """One chart for each metric and model over a numeric setting of the grid, or else one for each metric."""
-    axis = _axis(study)
-    values = dict(named_cells(study))
-    found = []
-    for measure in dict.fromkeys(one.measure for one in shares):
-        own = [one for one in shares if one.measure == measure and one.model != "base"]
-        if axis is None:
-            series = [_series(_model(study, m), [one for one in own if one.model == m]) for m in _models(own)]
-            found.append(
-                _chart(study, measure, None, series, dot_chart(f"Right answers on {_measure(measure)}", series))
-            )
-            continue
-        for model in _models(own):
-            lines: dict[str, list[Figure]] = {}
-            for one in own:
-                if one.model == model:
-                    rest = ", ".join(str(value) for key, value in values[one.cell].items() if key != axis)
-                    lines.setdefault(rest or "here", []).append(one)
-            series = [_series(name, line, axis, values) for name, line in lines.items()]
-            title = f"{_measure(measure)} {_model(study, model)} over {axis}"
-            found.append(_chart(study, measure, model, series, line_chart(title, axis, series)))
-    return found
-
-
-def _axis(study: StudyConfig) -> str | None:
-    """The setting of the grid with the most numbers, at least three; None without one."""
-    numeric = {
-        key: len(values)
-        for key, values in study.grid.items()
-        if len(values) >= 3 and all(isinstance(one, int | float) and not isinstance(one, bool) for one in values)
-    }
-    return max(numeric, key=lambda key: numeric[key], default=None)
-
-
-def _models(shares: Sequence[Figure]) -> list[str]:
-    return list(dict.fromkeys(one.model for one in shares))
-
-
-def _series(
-    name: str, shares: Sequence[Figure], axis: str | None = None, values: dict[str, Any] | None = None
-) -> Series:
-    return Series(
-        name,
-        tuple(
-            Point(
-                one.cell, float(values[one.cell][axis]) if axis and values else 0.0, one.mean, one.interval, one.paper
-            )
-            for one in shares
-        ),
-    )
-
-
-def _chart(
-    study: StudyConfig, measure: str, model: str | None, series: Sequence[Series], drawing: Any
-) -> dict[str, Any]:
-    paper = any(point.paper is not None for one in series for point in one.points)
-    caption = "Mean over seeds with its interval." + (
-        " Open circles: the paper, another model on other rows." if paper else ""
-    )
-    title = _measure(measure) + (f", {_model(study, model)}" if model else "")
-    return {"title": title, "key": key_of(series), "drawing": drawing, "caption": caption}
 
 
 def _markdown(

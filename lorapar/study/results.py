@@ -1,4 +1,4 @@
-"""The results of a study: the rows each cell answered right, means over seeds, and comparisons of cells."""
+"""The results of a study: the rows each cell answered right, and means over seeds."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 from lorapar.config.study import StudyConfig
 from lorapar.config.training import methods_of
@@ -19,8 +18,8 @@ from lorapar.evaluation.intervals import wilson_interval
 from lorapar.local.folder import RunFolder, StageRecord
 from lorapar.records import Example, digest_of, read_json, read_records
 from lorapar.stages.contract import is_cached
-from lorapar.study.cells import Cell, named_cells, reference_of
-from lorapar.study.statistics import holm, seed_interval, sign_change_p
+from lorapar.study.cells import Cell, named_cells
+from lorapar.study.statistics import seed_interval
 
 MODELS = ("base", "after_sft", "after_rl")
 REGIONS = (
@@ -30,7 +29,6 @@ REGIONS = (
 """Metrics of a partition that a study shows."""
 Rows = dict[str, bool]
 """Whether each row was answered right, by the row's content, so that a row is the same with every seed."""
-Verdict = Literal["better", "worse", "seeds disagree", "noise", "equal"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,8 @@ class Cost:
     sft_active: int | None
     """Elements that SFT trained; with several phases, the largest number in one of them."""
     rl_active: int | None
+    sft_tokens: int | None = None
+    """Tokens of the rows that SFT read, prompts and answers; None of a run that did not record them."""
 
 
 @dataclass(frozen=True)
@@ -98,28 +98,6 @@ class Figure:
     rows: int
     """Answers of all seeds together."""
     paper: float | None = None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One cell against another on the same rows of the same seeds."""
-
-    cell: str
-    other: str
-    model: str
-    measure: str
-    difference: float
-    """Mean over seeds of the share of right answers minus the other cell's."""
-    interval: tuple[float, float] | None
-    """The interval over seeds; None with one seed."""
-    p_value: float
-    corrected: float
-    """The p-value corrected by Holm for all comparisons of the study."""
-    seeds: int
-    rows: int
-    wins: int
-    losses: int
-    verdict: Verdict
 
 
 def read_result(cell: Cell, folder: RunFolder) -> Result:
@@ -178,6 +156,7 @@ def _cost(folder: RunFolder, records: dict[str, StageRecord]) -> Cost:
         sft_steps=_whole(sum(found)) if (found := _each("sft", "steps", (sft, rl))) else None,
         rl_steps=_whole(sum(found)) if (found := _each("rl", "steps", (rl, sft))) else None,
         rl_tokens=_sampled(folder.artifact("rl", "adapter")) if "rl" in records else None,
+        sft_tokens=_whole(sum(found)) if (found := _each("sft", "tokens_read", (sft, rl))) else None,
         sft_active=_whole(max(_each("sft", "active_elements", (sft, rl)), default=None)),
         rl_active=_whole(max(_each("rl", "active_elements", (rl, sft)), default=None)),
     )
@@ -219,7 +198,7 @@ def figures(study: StudyConfig, results: Sequence[Result]) -> list[Figure]:
     found = []
     shown: list[Any] = []
     for name, own in by_cell(study, results):
-        for model, measure in _readings(own):
+        for model, measure in readings(own):
             with_it = [result.rows[model, measure] for result in own if result.rows.get((model, measure))]
             if model == "base":
                 if (measure, with_it) in shown:  # the same model in every cell
@@ -256,100 +235,6 @@ def region_means(study: StudyConfig, results: Sequence[Result]) -> list[Figure]:
     return found
 
 
-def comparisons(study: StudyConfig, results: Sequence[Result]) -> list[Comparison]:
-    """Each cell against the reference, or all pairs, on every metric, after SFT and after RL."""
-    cells = dict(by_cell(study, results))
-    names = list(cells)
-    if study.compare == "pairs":
-        pairs = [(later, earlier) for earlier, later in combinations(names, 2)]
-    else:
-        against = reference_of(study)
-        pairs = [(name, against) for name in names if name != against and against in cells]
-    found: dict[Any, _Compared] = {}
-    for pair in pairs:
-        for reading in _readings(cells[pair[0]]):
-            first, second = (_adapters(cells[name], reading[0]) for name in pair)
-            one = _Compared.of(cells, pair, reading)
-            if one is not None and first != second:
-                # Cells that share an SFT are compared once after it: repeats would make Holm stricter for all
-                # comparisons.
-                found.setdefault((first, second, reading), one)
-    compared = list(found.values())
-    corrected = holm([one.p_value for one in compared])
-    return [one.comparison(study.confidence, p) for one, p in zip(compared, corrected, strict=True)]
-
-
-def _adapters(results: Sequence[Result], model: str) -> tuple[tuple[int, str], ...]:
-    """The digest of a cell's model by seed; empty for the base, which all cells share."""
-    node = {"after_sft": "sft", "after_rl": "rl"}.get(model)
-    return tuple((one.cell.seed, one.steps[node].adapter) for one in results if node and node in one.steps)
-
-
-@dataclass(frozen=True)
-class _Compared:
-    """Two cells on one metric, before all comparisons of the study are known."""
-
-    pair: tuple[str, str]
-    reading: tuple[str, str]
-    by_row: dict[str, int]
-    """By row, the seeds that only the first cell answered right minus those that only the other did."""
-    shares: list[float]
-    """Difference of the shares of right answers, by seed."""
-    wins: int
-    losses: int
-    answers: int
-
-    @property
-    def p_value(self) -> float:
-        return sign_change_p(list(self.by_row.values()))
-
-    @classmethod
-    def of(cls, by_cell: dict[str, list[Result]], pair: tuple[str, str], reading: tuple[str, str]) -> _Compared | None:
-        """None where the two have no common seed with the same rows."""
-        first, second = ({result.cell.seed: result.rows.get(reading, {}) for result in by_cell[name]} for name in pair)
-        by_row: dict[str, int] = {}
-        shares, wins, losses, answers = [], 0, 0, 0
-        for seed, rows in first.items():
-            other = second.get(seed, {})
-            if not rows or rows.keys() != other.keys():
-                continue
-            changed = {row: int(right) - int(other[row]) for row, right in rows.items()}
-            for row, change in changed.items():
-                by_row[row] = by_row.get(row, 0) + change
-            shares.append(sum(changed.values()) / len(rows))
-            wins += sum(change > 0 for change in changed.values())
-            losses += sum(change < 0 for change in changed.values())
-            answers += len(rows)
-        return cls(pair, reading, by_row, shares, wins, losses, answers) if shares else None
-
-    def comparison(self, confidence: float, corrected: float) -> Comparison:
-        return Comparison(
-            cell=self.pair[0],
-            other=self.pair[1],
-            model=self.reading[0],
-            measure=self.reading[1],
-            difference=fmean(self.shares),
-            interval=seed_interval(self.shares, confidence),
-            p_value=self.p_value,
-            corrected=corrected,
-            seeds=len(self.shares),
-            rows=self.answers,
-            wins=self.wins,
-            losses=self.losses,
-            verdict=self._verdict(round(1.0 - confidence, 9), corrected),
-        )
-
-    def _verdict(self, level: float, corrected: float) -> Verdict:
-        if self.wins == self.losses == 0:
-            return "equal"
-        if corrected >= level:
-            return "noise"
-        up = fmean(self.shares) > 0
-        if any(share < 0 if up else share > 0 for share in self.shares):
-            return "seeds disagree"
-        return "better" if up else "worse"
-
-
 def seconds_spent(results: Iterable[Result]) -> float:
     """Seconds of all stages of a study, with shared stages counted once."""
     once: dict[str, float] = {}
@@ -374,7 +259,7 @@ def varies_phases(study: StudyConfig) -> bool:
     return "phases" in {*study.settings, *study.grid, *(key for cell in study.cells for key in cell.settings)}
 
 
-def _readings(results: Sequence[Result]) -> list[tuple[str, str]]:
+def readings(results: Sequence[Result]) -> list[tuple[str, str]]:
     """Evaluated models and metrics, metrics first; after SFT only where training begins with it."""
     keys = dict.fromkeys(key for result in results for key, rows in result.rows.items() if rows)
     if any(methods_of(result.cell.config.phases[0]) != ("sft",) for result in results):
@@ -390,7 +275,7 @@ def _papers(study: StudyConfig, cell: str, model: str, measure: str) -> float | 
     return next((one.value for one in study.paper.figures if (one.cell, one.model) == (cell, model)), None)
 
 
-def as_row(figure: Figure | Comparison) -> dict[str, Any]:
+def as_row(figure: Any) -> dict[str, Any]:
     """A row of a CSV file, with unrounded numbers."""
     values = dict(vars(figure))
     low, high = values.pop("interval") or (None, None)

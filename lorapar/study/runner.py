@@ -118,7 +118,7 @@ class StudyRun:
     def _start(self, cell: Cell) -> None:
         folder = self._folder.cell(cell)
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder.result(cell).unlink(missing_ok=True)
+        self._folder.set_aside(cell)
         write_atomically(folder / "settings.yaml", dump_changed(cell.config))
         self._folder.write_state(cell, CellState(status="running", digest=cell.digest, version=__version__))
         self._log(f"{self._place(cell)} {cell.label}: begins, log in {self._folder.log(cell)}")
@@ -160,7 +160,8 @@ class StudyRun:
 
     def _ended(self, one: _Running, *, stopped: bool = False) -> CellState:
         """Write how a cell ended."""
-        code = one.process.exitcode or 0
+        ended = one.process.exitcode
+        code = int(ExitCode.BUG) if ended is None else ended  # None: it died before it could say how
         status = "finished" if code == 0 else "stopped" if stopped else "failed"
         state = CellState(
             status="finished" if code == 0 else "stopped" if stopped else "failed",
@@ -179,7 +180,7 @@ class StudyRun:
     def _keep_result(self, cell: Cell) -> None:
         """Write its result, if possible; otherwise its run folder serves."""
         try:
-            keep_result(cell, self._folder)
+            keep_result(cell, self._folder, self._study.until)
         except (LoraparError, OSError) as error:
             self._log(f"{cell.label}: its result is not kept apart from its run folder ({error})")
 

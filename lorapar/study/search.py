@@ -10,10 +10,7 @@ OUT/confirm/           a study of the settings found against those given, with o
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -21,30 +18,29 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lorapar.config import SYSTEMS, RunConfig, apply_override, dump_changed, parse_settings, validate_settings
-from lorapar.config.study import StudyCell, StudyConfig, Values
-from lorapar.config.training import PhaseConfig
+from lorapar.config import SYSTEMS, RunConfig, dump_changed, validate_settings
+from lorapar.config.load import read_text
+from lorapar.config.study import TEACHERS_COUNT, StudyCell, StudyConfig, Values
+from lorapar.config.training import PhaseConfig, systems_trained
 from lorapar.config.tune import Dimension, TuneConfig
-from lorapar.errors import BadInputError
-from lorapar.extras import pip_install
+from lorapar.errors import BadInputError, ExitCode
 from lorapar.local.folder import RunFolder
 from lorapar.records import read_json
 from lorapar.store import write_atomically
-from lorapar.study.cells import Cell, cells_of
-from lorapar.study.folder import StudyFolder
-from lorapar.study.report import Rows, write_study_report
+from lorapar.study import trials
+from lorapar.study.cells import Cell, cells_of, settings_with
+from lorapar.study.folder import SEARCH, StudyFolder
+from lorapar.study.report import reported
 from lorapar.study.runner import CellsFailedError, Log, Reporter, StudyRun
+from lorapar.study.search_report import BY_LOSS, BY_SWEEP, nothing_found, search_report, trial_rows, trials_csv
 
 if TYPE_CHECKING:
     import optuna
 
     from lorapar.study.remote import Cluster
 
-_ACCURACY_UNIT = 1000.0
-"""The weight of a share of right answers against a nat of loss, so that loss only breaks ties."""
 SCORED = tuple(f"score-{system}" for system in SYSTEMS)
 """Nodes whose scores the sweep reads."""
-_SWEEPABLE = ("partition.theta", "partition.alpha", "partition.beta")
 
 
 @dataclass(frozen=True)
@@ -60,44 +56,90 @@ class Search:
     cluster: Cluster | None = None
     """The cluster where trials run, if not on this machine."""
 
+    def check(self) -> None:
+        """Refuse what no trial could have, and the folder of a study; the caller asks before the folder is made.
+
+        Raises BadInputError that names the key of `space` or `settings`, or the folder.
+        """
+        root = self.folder.root
+        if (root / "study.yaml").exists() and not (root / SEARCH).exists():
+            raise BadInputError(f"--out {root}: is the folder of a study; give another --out")
+        if self.base.system_names != SYSTEMS:
+            raise BadInputError("lorapar tune searches settings of system1 and system2; leave `systems` out of them")
+        plain = self._cell("settings", {})
+        for key, dimension in self.tune.space.items():
+            for value in dimension.values or trials.ends_of(key, dimension):
+                self._check_value(key, value)
+            if not dimension.values and not trials.takes_range(key):
+                raise BadInputError(
+                    f"search {self.tune.name}: space, {key}: takes no numbers; give its values, no range"
+                )
+        if self.cluster is not None:
+            self.cluster.parameters(self._study([StudyCell(name="settings")]), plain)
+
+    def _check_value(self, key: str, value: Any) -> None:
+        try:
+            self._cell("space", {key: value})
+        except BadInputError as error:
+            why = self._reason(error, "space").removeprefix(f"{key}: ")
+            raise BadInputError(f"search {self.tune.name}: space, {key}: {why}") from None
+
+    def _reason(self, error: BadInputError, cell: str) -> str:
+        """What an error says of the settings of a cell that is not there to run."""
+        return str(error).removeprefix(f"study {self.tune.name}, {cell}: ").removeprefix("settings: ")
+
     def run(self) -> Path:
         """Make the remaining trials, confirm the best, and write the results; returns the report's path.
 
-        The caller locks the folder. Raises StoppedError when stopped; the same call then goes on.
+        The caller locks the folder. Raises StoppedError when stopped; the same call then goes on. Raises
+        CellsFailedError or BadInputError where no trial came to its end.
         """
-        if self.base.system_names != SYSTEMS:
-            raise BadInputError("lorapar tune searches settings of system1 and system2; leave `systems` out of them")
         self._keep_settings()
-        study = _opened(self.folder.root / "journal.log", self.tune)
-        _take_up(study, self._given())
+        study = trials.opened(self.folder.root / "journal.log", self.tune)
+        trials.begin_with(study, self._given())
+        if (before := trials.tried(study)) > self.tune.trials:
+            self.log(f"{before} trials were made before, more than the {self.tune.trials} asked for; none is added")
         scores = self._scores()
-        while (number := _tried(study)) < self.tune.trials:
-            study.sampler = _sampler(self.tune, number)
-            self._try(study, study.ask(), scores)
-            self._write(study)
-            scores = scores or self._copied_scores()
+        for trial in trials.to_go_on_with(study, self.tune):
+            scores = self._make(study, trial, scores)
+        while trials.tried(study) < self.tune.trials:
+            scores = self._make(study, trials.drawn(study, self.tune), scores)
         report = self._write(study)
+        if (nothing := nothing_found(self.tune, trials.shown(study), report)) is not None:
+            raise nothing
+        self._tell_failed(study)
         self._confirm(study)
         return report
 
+    def _make(self, study: optuna.Study, trial: optuna.Trial, scores: Any) -> Any:
+        """Make one trial and write the results so far; returns the scores, once there are any."""
+        self._try(study, trial, scores)
+        self._write(study)
+        return scores or self._copied_scores()
+
+    def _tell_failed(self, study: optuna.Study) -> None:
+        failed = [one.number for one in study.trials if trials.failure_of(one)]
+        if failed:
+            numbers = ", ".join(map(str, failed))
+            self.log(f"failed trials: {numbers} (the report says why); the same command tries them again")
+
     def _keep_settings(self) -> None:
         """Write the search's settings; raises BadInputError where the folder has another search."""
-        path = self.folder.root / "search.yaml"
+        path = self.folder.root / SEARCH
         search = self.tune.model_dump(mode="json", exclude_defaults=True, exclude={"trials", "confirm_seeds"})
         values = {"search": search, "base": yaml.safe_load(dump_changed(self.base)) or {}}
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
-        if path.is_file() and path.read_text(encoding="utf-8") != text:
+        if path.exists() and read_text(path) != text:
             raise BadInputError(f"{path}: another search, or one of other settings, was made here; give another --out")
         write_atomically(path, text)
 
     def _given(self) -> Values | None:
-        """The base settings' values of all searched settings; None where one is outside its range."""
-        plain = self.base.model_dump(mode="json")
+        """The given settings' values of all searched settings; None where one is outside its range."""
+        config = self._cell("given", {}).config
+        plain = config.model_dump(mode="json")
         found: Values = {}
         for key, dimension in self.tune.space.items():
-            value: Any = plain
-            for part in key.split("."):
-                value = value.get(part) if isinstance(value, dict) else None
+            value: Any = len(config.teachers) if key == TEACHERS_COUNT else _at(plain, key)
             if not _inside(dimension, value):
                 return None
             found[key] = value
@@ -124,50 +166,45 @@ class Search:
         return next((_read_scores(run) for run in runs if all(map(run.record, SCORED))), None)
 
     def _is_sweepable(self) -> bool:
+        """Whether all trials have the same scores."""
         others = [key for key in self.tune.space if key.partition(".")[0] not in ("partition", "sft", "rl", "evaluate")]
-        config = self._cell("scores", {}, until="partition").config
-        plan = config.partition
-        if others or not config.adapter.is_partitioned:
-            return False
-        return plan.choose == "importance" and plan.budget is None and plan.mask == "both"
+        return not others and self._cell("given", {}).config.adapter.is_partitioned
 
     def _try(self, study: optuna.Study, trial: optuna.Trial, scores: Any) -> None:
-        import optuna
-
-        values = {key: _suggested(trial, key, dimension) for key, dimension in self.tune.space.items()}
-        if scores is not None and (reason := self._too_few(scores, values)) is not None:
-            trial.set_user_attr("why", reason)
-            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        """Make one trial, as far as it comes; one that fails is noted, and the search goes on."""
+        values = {key: trials.suggested(trial, key, dimension) for key, dimension in self.tune.space.items()}
+        try:
+            config = self._cell("whole", values).config
+        except BadInputError as error:  # each value is right by itself, but not with the others
+            why = BadInputError(f"its values do not go together: {self._reason(error, 'whole')}")
+            trials.keep_failure(trial, why)
             return
+        if scores is not None and (reason := _too_few(scores, config, self.tune.least_active)) is not None:
+            trials.rule_out(study, trial, reason)
+            return
+        value = 0.0
         for place, share in enumerate(self.tune.looks):
-            cell = self._cell(f"trial {trial.number} look {place + 1}", {**values, **self._shortened(share, values)})
             try:
-                self._cells([cell])
+                metrics = self._looked(f"trial {trial.number} look {place + 1}", values, share)
             except CellsFailedError as error:
-                trial.set_user_attr("why", f"failed: {str(error).partition('; the same command')[0]}")
-                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                trials.keep_failure(trial, error)
                 return
-            metrics = self._metrics(cell)
-            trial.set_user_attr(f"look {place + 1}", metrics)
-            value = _value(metrics, final=share == 1.0)
-            trial.report(value, place + 1)
-            if share < 1.0 and trial.should_prune():
-                trial.set_user_attr("why", f"ruled out by its held-out loss after {share:.0%} of the training")
-                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            trials.keep_look(trial, place, metrics)
+            value = trials.value_of(metrics, final=share == 1.0)
+            if trials.is_ruled_out(study, trial, place, value, self.tune):
+                trials.rule_out(study, trial, f"{BY_LOSS} after {share:.0%} of the training")
                 return
-        study.tell(trial, value)
+        study.tell(trial.number, value)
 
-    def _too_few(self, scores: Any, values: Values) -> str | None:
-        """Why the sweep rules a trial out, before anything is trained."""
-        from lorapar.adapter import sweep
-
-        plan = self.base.partition
-        theta, alpha, beta = (_number(values.get(key, getattr(plan, key.partition(".")[2]))) for key in _SWEEPABLE)
-        (row,) = sweep(scores, [theta], shared=dict(zip(SYSTEMS, (alpha, beta), strict=True)))
-        for stage, system in zip(("SFT", "RL"), SYSTEMS, strict=True):
-            if row.active_fraction(system) < self.tune.least_active:
-                return f"ruled out by the sweep: {stage} would train {row.active_fraction(system):.2%} of the elements"
-        return None
+    def _looked(self, name: str, values: Values, share: float) -> dict[str, float | None]:
+        """Train a share of a trial and measure it; raises CellsFailedError where that fails."""
+        cell = self._cell(name, {**values, **self._shortened(share, values)})
+        try:
+            self._cells([cell])
+        except CellsFailedError as error:
+            state = self.folder.state(cell)
+            raise CellsFailedError(f"{name}: {state.line if state else error}", error.exit_code) from None
+        return self._metrics(cell)
 
     def _shortened(self, share: float, values: Values) -> Values:
         """Settings for a share of a trial's training; before the last look answers have one token, for the loss."""
@@ -204,32 +241,35 @@ class Search:
     def _run(self, study: StudyConfig, cells: list[Cell], folder: StudyFolder) -> None:
         StudyRun(study, cells, folder, self.reporter, self.log, 1, self.cluster).run()
 
-    def _metrics(self, cell: Cell) -> dict[str, float]:
+    def _metrics(self, cell: Cell) -> dict[str, float | None]:
+        """Held-out loss and right answers, the mean of the systems that are measured."""
         found = read_json(self.folder.run(cell).artifact("execute", "evaluation") / "summary.json")["after_rl"]
         systems = [one for one in self.tune.measured if found.get(f"{one}_rows")]
         if not systems:
             raise BadInputError(f"measure: there is no held-out row of {self.tune.measure} to compare trials on")
-        return {key: fmean(float(found[f"{one}_{key}"] or 0.0) for one in systems) for key in ("loss", "accuracy")}
+        losses = [found.get(f"{one}_loss") for one in systems]
+        if any(loss is None or not math.isfinite(loss) for loss in losses):
+            why = f"the evaluation has no finite loss of {' and '.join(systems)} to compare trials by"
+            raise CellsFailedError(f"{cell.name}: {why}", ExitCode.TRAINING_FAILED)
+        right = [found[f"{one}_accuracy"] for one in systems if found.get(f"{one}_accuracy") is not None]
+        return {"loss": fmean(losses), "accuracy": fmean(right) if right else None}
 
     def _write(self, study: optuna.Study) -> Path:
         """Write the best settings so far, and every trial."""
-        best = _best(study)
+        best = trials.best_of(study)
         if best is not None:
-            text = dump_changed(_with(self.base, {**self.tune.settings, **best.params}))
+            values = settings_with(self.base, {**self.tune.settings, **best.params}, "best.yaml")
+            text = dump_changed(validate_settings(values, "best.yaml"))
             write_atomically(self.folder.root / "best.yaml", text)
-        rows = [_row(trial, self.tune) for trial in study.trials if trial.state.is_finished()]
-        made = io.StringIO()
-        writer = csv.DictWriter(made, list(rows[0]) if rows else ["trial"])
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self.folder.root / "trials.csv", made.getvalue())
+        rows = trial_rows(self.tune, trials.shown(study))
+        write_atomically(self.folder.root / "trials.csv", trials_csv(rows))
         path = self.folder.root / "report.md"
-        write_atomically(path, _report(self.tune, rows, best, study.trials))
+        write_atomically(path, search_report(self.tune, rows, best))
         return path
 
     def _confirm(self, study: optuna.Study) -> None:
         """Compare the found settings with the given ones, with seeds that the search has not used."""
-        best = _best(study)
+        best = trials.best_of(study)
         if best is None or not self.tune.confirm_seeds or dict(best.params) == self._given():
             return
         cells = (
@@ -243,11 +283,9 @@ class Search:
         runs = cells_of(config, self.base, self.store)
         with folder.locked():
             folder.write_settings(config, self.base, self.store)
-            try:
+            with reported(config, runs, folder, self.log):
+                self.log("as found against as given, with other seeds")
                 self._run(config, runs, folder)
-            finally:
-                page = write_study_report(config, runs, folder)
-        self.log(f"as found against as given, with other seeds: {page}")
 
 
 def _read_scores(run: RunFolder) -> dict[str, Any]:
@@ -257,116 +295,37 @@ def _read_scores(run: RunFolder) -> dict[str, Any]:
     return {system: load_scores(file)[0] for system, file in zip(SYSTEMS, files, strict=True)}
 
 
-def _with(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    settings = parse_settings(dump_changed(base), "best.yaml")
-    for key, value in values.items():
-        apply_override(settings, f"{key}={json.dumps(value)}")
-    return validate_settings(settings, "best.yaml")
-
-
-def _opened(journal: Path, tune: TuneConfig) -> optuna.Study:
-    try:
-        import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
-    except ModuleNotFoundError:
-        raise BadInputError(f"lorapar tune needs optuna, which is not installed here: {pip_install('tune')}") from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(journal))),
-        study_name=tune.name,
-        direction="maximize",
-        load_if_exists=True,
-        pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=tune.keep_one_of),
-    )
-
-
-def _sampler(tune: TuneConfig, number: int) -> Any:
-    """One seed for each trial, so that a search that was stopped draws the same values."""
-    import optuna
-
-    return optuna.samplers.TPESampler(seed=tune.seed * 100_003 + number)
-
-
-def _take_up(study: optuna.Study, given: Values | None) -> None:
-    """Begin with the given settings; trials that a stop interrupted are repeated and reuse finished stages."""
-    import optuna
-
-    if not study.trials and given is not None:
-        study.enqueue_trial(given)
-    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
-        study._storage.set_trial_user_attr(trial._trial_id, "interrupted", True)
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        study.enqueue_trial(trial.params)
-
-
-def _tried(study: optuna.Study) -> int:
-    return sum(one.state.is_finished() and not one.user_attrs.get("interrupted") for one in study.trials)
-
-
-def _best(study: optuna.Study) -> optuna.trial.FrozenTrial | None:
-    done = [one for one in study.trials if one.state.name == "COMPLETE"]
-    return max(done, key=lambda one: one.value or 0.0, default=None)
-
-
-def _suggested(trial: optuna.Trial, key: str, dimension: Dimension) -> Any:
-    if dimension.values:
-        return trial.suggest_categorical(key, list(dimension.values))
-    assert dimension.low is not None and dimension.high is not None  # noqa: S101, PT018
-    return trial.suggest_float(key, dimension.low, dimension.high, log=dimension.log)
+def _at(plain: Any, key: str) -> Any:
+    """The value of a setting; None where there is none."""
+    for part in key.split("."):
+        plain = plain.get(part) if isinstance(plain, dict) else None
+    return plain
 
 
 def _inside(dimension: Dimension, value: Any) -> bool:
     if dimension.values:
         return value in dimension.values
-    low, high = dimension.low, dimension.high
-    return isinstance(value, int | float) and low is not None and high is not None and low <= value <= high
+    low, high = dimension.ends
+    return isinstance(value, int | float) and low <= value <= high
 
 
-def _value(metrics: Mapping[str, float], *, final: bool) -> float:
-    return (_ACCURACY_UNIT * metrics["accuracy"] if final else 0.0) - metrics["loss"]
+def _too_few(scores: Any, config: RunConfig, least: float) -> str | None:
+    """Why the sweep rules a trial out, before anything is trained.
 
+    It judges what a trial masks by theta and the scores that were read: no budget, no other choice than importance, no
+    stage without mask, and no RL after scoring again.
+    """
+    from lorapar.adapter import sweep
 
-def _row(trial: optuna.trial.FrozenTrial, tune: TuneConfig) -> dict[str, Any]:
-    looks = [trial.user_attrs.get(f"look {place + 1}") for place in range(len(tune.looks))]
-    reached = [one for one in looks if one]
-    last = looks[-1]
-    ended = "finished" if last else trial.user_attrs.get("why", "interrupted, and made again")
-    return {
-        "trial": trial.number,
-        **{key: trial.params.get(key) for key in tune.space},
-        **{
-            f"loss after {share:.0%}": look["loss"] if look else None
-            for share, look in zip(tune.looks, looks, strict=True)
-        },
-        "right": last["accuracy"] if last else None,
-        "looks": len(reached),
-        "ended": ended,
-    }
-
-
-def _report(tune: TuneConfig, rows: list[dict[str, Any]], best: Any, trials: list[Any]) -> str:
-    ruled = sum("sweep" in row["ended"] for row in rows)
-    short = sum("held-out loss" in row["ended"] for row in rows)
-    paragraphs = [
-        f"# {tune.name}",
-        f"{len(rows)} trials on {tune.measure}: {sum(row['ended'] == 'finished' for row in rows)} trained to the end, "
-        f"{short} ruled out by held-out loss, {ruled} by the sweep before anything was trained.",
-    ]
-    if best is not None:
-        found = ", ".join(f"{key} {_rounded_text(value)}" for key, value in best.params.items())
-        paragraphs.append(f"Best: trial {best.number} ({found}). `lorapar run --config best.yaml` trains with it.")
-        paragraphs.append(
-            "It is the best of several on the same held-out rows, which flatters it. Where it is not what was given "
-            "and there are `confirm_seeds`, `confirm/report.md` compares the two on other seeds."
-        )
-    heads = tuple(rows[0]) if rows else ("trial",)
-    lines = [tuple("–" if value is None else _rounded_text(value) for value in row.values()) for row in rows]  # noqa: RUF001
-    return "\n\n".join([*paragraphs, Rows(heads, lines, tuple(range(len(heads) - 1))).markdown()]) + "\n"
-
-
-def _number(value: Any) -> float:
-    return float(value)
+    plan = config.partition
+    if plan.budget is not None or set(plan.choices.values()) != {"importance"}:
+        return None
+    (row,) = sweep(scores, [plan.theta], shared=dict(zip(SYSTEMS, (plan.alpha, plan.beta), strict=True)))
+    for system, method in systems_trained(config.phases):
+        masked = plan.mask in ("both", method) and not (method == "rl" and config.rl.score_again)
+        if masked and row.active_fraction(system) < least:
+            return f"{BY_SWEEP}: {method.upper()} would train {row.active_fraction(system):.2%} of the elements"
+    return None
 
 
 def _shorter(phase: PhaseConfig, share: float) -> dict[str, Any]:
@@ -379,8 +338,4 @@ def _shorter(phase: PhaseConfig, share: float) -> dict[str, Any]:
 
 
 def _cut(length: str, value: Any, share: float) -> int | float:
-    return max(1, round(share * value)) if length == "max_steps" else share * _number(value)
-
-
-def _rounded_text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return max(1, round(share * value)) if length == "max_steps" else share * float(value)

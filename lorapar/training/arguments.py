@@ -64,8 +64,6 @@ def rl_arguments(
         "top_k": 0,
         "min_p": None,
         "repetition_penalty": 1.0,
-        # A model that went NaN is caught by its loss; sampling from NaN kills the process on a GPU.
-        "generation_kwargs": {"remove_invalid_values": True},
         "use_vllm": False,  # would merge the adapter into the base; see lorapar.training.vllm_rollouts
         "beta": config.kl_beta,
         "sync_ref_model": False,

@@ -99,10 +99,12 @@ class JudgeReward:
         return vote.confidence if is_good else 1.0 - vote.confidence
 
 
-def judge_cache(judges: Mapping[str, JudgeConfig], folder: Path, store: ObjectStore | None) -> VoteCache:
-    """The cache of what these judges said, the file that votes are kept in."""
+def judge_cache(
+    judges: Mapping[str, JudgeConfig], folder: Path, store: ObjectStore | None, *, anew: bool = False
+) -> VoteCache:
+    """The cache of what these judges said, the file that votes are kept in; `anew`: as VoteCache."""
     teachers = [judge.teacher(name) for name, judge in judges.items()]
-    return VoteCache(folder / "votes.sqlite", teachers, _identity, store)
+    return VoteCache(folder / "votes.sqlite", teachers, _identity, store, anew=anew)
 
 
 def _identity(teacher: TeacherConfig) -> str:

@@ -20,10 +20,13 @@ import transformers
 from transformers import PreTrainedTokenizerBase
 
 from lorapar.basemodel import load_tokenizer
-from lorapar.config import EvaluateConfig, RlConfig, RowFilter
+from lorapar.basemodel.processor import processor
+from lorapar.basemodel.resolve import require_unchanged
+from lorapar.config import EvaluateConfig, ModelConfig, RlConfig, RowFilter
 from lorapar.config.rollouts import ENGINES
 from lorapar.errors import BadInputError
-from lorapar.evaluation.cache import AnswerCache, RememberedModel, model_identity
+from lorapar.evaluation.cache import DECIDES_NOTHING, AnswerCache, RememberedModel, model_identity
+from lorapar.own_code import code_digest
 from lorapar.prompts import Row
 from lorapar.records import Example, Omission, Record, System, digest_of
 from lorapar.training.arguments import rl_arguments
@@ -38,6 +41,17 @@ RATES_FILE = "pass_rates.jsonl"
 _TRL = metadata.version("trl")
 _VLLM_COMPLETIONS = 512
 """At once, of an engine that queues for itself; transformers samples as many as RL does for a step."""
+
+
+_JUDGING = frozenset(
+    f"lorapar.{name}"
+    for name in (
+        *("answers", "comparing", "data", "evaluation", "plain_text", "quantities", "reading", "registry"),
+        *(f"training.{one}" for one in ("judge", "own_rewards", "passes_tests", "reward_model", "reward_tools")),
+        "training.rewards",
+    )
+)
+"""What reads rows, judges completions and says how they were asked: none of it changes what is sampled."""
 
 
 class PassRate(Record):
@@ -273,13 +287,28 @@ def _remembered(job: TrainingJob, asking: RlConfig, tools: RewardTools, stack: E
     )
     if vllm:
         sampling["seeds"] = "of each row"  # completions of before it shared those of one batch
-    identity = model_identity(
-        job.model, settings, job.adapter, job.seed, what=FILTER, sampling=sampling, trl=None if vllm else _TRL
-    )
+    require_unchanged(job.model)
+    more = {"what": FILTER, "sampling": sampling, "trl": None if vllm else _TRL, "processor": _sampled_on(job, asking)}
+    identity = model_identity(job.model, settings, job.adapter, job.seed, code=sampling_code(), **more)
     folder = tools.cache or job.scratch
-    return RememberedModel(
-        stack.enter_context(AnswerCache(folder / "answers.sqlite", tools.store, job.progress)), identity
-    )
+    cache = AnswerCache(folder / "answers.sqlite", tools.store, job.progress, anew=tools.anew)
+    return RememberedModel(stack.enter_context(cache), identity)
+
+
+def _sampled_on(job: TrainingJob, asking: RlConfig) -> dict[str, Any] | None:
+    """What computes them; None where that is a server of vLLM, which does not say."""
+    if asking.rollouts == "server":
+        return None
+    return processor(threads=asking.rollouts == "transformers" and not _is_float32(job.model))
+
+
+def _is_float32(model: ModelConfig) -> bool:
+    return (model.dtype, model.autocast, model.quantization) == ("float32", "none", "none")
+
+
+def sampling_code() -> str:
+    """Digest of our code that samples the completions."""
+    return code_digest(__name__, DECIDES_NOTHING | _JUDGING)
 
 
 def _is_kept(one: PassRate, config: RlConfig) -> bool:

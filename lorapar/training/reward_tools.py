@@ -25,6 +25,8 @@ class RewardTools:
     cache: Path | None = None
     """Folder for what judges said; None: it is remembered in the store alone, or not at all."""
     store: ObjectStore | None = None
+    anew: bool = False
+    """Whether nothing that was said before is recalled."""
     execute: ExecuteConfig = field(default_factory=ExecuteConfig)
     """The sandbox that code is tested in."""
 
@@ -99,5 +101,6 @@ class _Opener:
             folder = self._tools.cache or Path(
                 self._stack.enter_context(tempfile.TemporaryDirectory(prefix="lorapar-judge-"))
             )
-            self._cache = self._stack.enter_context(judge_cache(self._judges, folder, self._tools.store))
+            said = judge_cache(self._judges, folder, self._tools.store, anew=self._tools.anew)
+            self._cache = self._stack.enter_context(said)
         return self._cache

@@ -6,17 +6,23 @@ What is sampled is what `generate` samples without either: it sees every row and
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from peft import PeftModel
-from transformers import DynamicCache, PretrainedConfig
+from transformers import (
+    DynamicCache,
+    InfNanRemoveLogitsProcessor,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PretrainedConfig,
+)
 
 from lorapar.adapter.kinds import positions_of
 from lorapar.basemodel import NO_TOKEN, StopStrings
-from lorapar.basemodel.ended_rows import EndedRows
+from lorapar.basemodel.ended_rows import EndedRows, fewest_rows
 
 
 @contextmanager
@@ -25,21 +31,21 @@ def shared_prompts(model: PeftModel, group: int, strings: StopStrings | None = N
 
     TRL repeats a prompt for every completion of its group and so computes its keys and values `group` times. Here they
     are computed once and repeated, which gives the same distribution: only the last token of a prompt is read a row.
-    Rows that have ended are left out of later passes. Rows that are not in such groups, and models whose state cannot
-    be repeated (found out by trying it once), are generated for as before. `strings` end a row too.
+    Rows that have ended are left out of later passes where that changes no other row (`fewest_rows`). Rows that are not
+    in such groups, and models whose state cannot be repeated (found out by trying it once), are generated for as
+    before. `strings` end a row too.
     """
     plain = model.generate
 
     def generate(input_ids: torch.Tensor, attention_mask: torch.Tensor, **settings: Any) -> Any:
         """Complete `input_ids` (N, L), left-padded as `attention_mask` (N, L) says."""
+        settings["logits_processor"] = LogitsProcessorList([FiniteScores()])
         if strings:
             settings["stopping_criteria"] = strings.criteria(input_ids.shape[1])
         if not _in_groups(input_ids, group) or not repeats(model, input_ids[::group], attention_mask[::group]):
             return plain(input_ids=input_ids, attention_mask=attention_mask, **settings)
         settings["past_key_values"] = _read(model, input_ids[::group, :-1], attention_mask[::group, :-1], group)
-        stops = _stops(settings)
-        ended = EndedRows(torch.tensor(stops, device=input_ids.device)).left_out(model) if stops else nullcontext()
-        with ended:
+        with _without_ended_rows(model, _stops(settings), input_ids.device):
             return plain(input_ids=input_ids, attention_mask=attention_mask, **settings)
 
     model.generate = generate
@@ -49,6 +55,18 @@ def shared_prompts(model: PeftModel, group: int, strings: StopStrings | None = N
         del model.generate
 
 
+def _without_ended_rows(model: PeftModel, stops: list[int], device: torch.device) -> AbstractContextManager[None]:
+    if not stops:
+        return nullcontext()
+    autocast = torch.is_autocast_enabled(device.type)
+    of_model = _fewest.setdefault(model, {})
+    if autocast not in of_model:
+        of_model[autocast] = fewest_rows(model, autocast=autocast)
+    fewest = of_model[autocast]
+    return nullcontext() if fewest is None else EndedRows(torch.tensor(stops, device=device), fewest).left_out(model)
+
+
+_fewest: WeakKeyDictionary[PeftModel, dict[bool, int | None]] = WeakKeyDictionary()
 _tried: WeakKeyDictionary[PeftModel, bool] = WeakKeyDictionary()
 
 
@@ -115,6 +133,20 @@ def _read(model: PeftModel, ids: torch.Tensor, mask: torch.Tensor, group: int) -
     ).past_key_values
     cache.batch_repeat_interleave(group)
     return cache
+
+
+class FiniteScores(LogitsProcessor):  # type: ignore[misc]
+    """What transformers' `remove_invalid_values` does, looked for by one sum instead of in six passes a token.
+
+    A model that went NaN is caught by its loss; sampling from NaN kills the process on a GPU.
+    """
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """The scores (N, vocabulary), with zeros and largest numbers in place of NaN and infinities."""
+        if bool(scores.sum().isfinite()):
+            return scores
+        mended: torch.Tensor = InfNanRemoveLogitsProcessor()(input_ids, scores)
+        return mended
 
 
 class LastToken(int):

@@ -96,6 +96,12 @@ def drop_unanswered(
     return ChosenRows(found.rows, chosen.warmup_ids, counts, found.omissions, found.encoded)
 
 
+def tokens_read(chosen: ChosenRows, steps: int, rows_a_step: int) -> int:
+    """Tokens of all rows, prompts and answers, that so many steps of SFT read; of part of an epoch, its share."""
+    an_epoch = sum(len(row["input_ids"]) for row in chosen.encoded)
+    return round(an_epoch * steps / math.ceil(len(chosen.encoded) / rows_a_step))
+
+
 def _all_rows(rows: RowsBySystem) -> list[Row]:
     return [row for system, examples in rows.items() for row in rows_of(examples, system)]
 

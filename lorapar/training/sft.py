@@ -14,7 +14,7 @@ from lorapar.progress import log_omissions
 from lorapar.records import Example, System, system_title
 from lorapar.training.arguments import for_one_device, sft_arguments
 from lorapar.training.ranks import shared_arguments
-from lorapar.training.rows import drop_unanswered, sft_rows, with_unseen
+from lorapar.training.rows import drop_unanswered, sft_rows, tokens_read, with_unseen
 from lorapar.training.session import Method, Session, TrainingJob, train, write_summary
 from lorapar.training.trainers import CarefulSFTTrainer, RowAverageSFTTrainer
 from lorapar.training.watch import Metrics
@@ -48,6 +48,7 @@ def train_sft(job: TrainingJob, config: SftConfig, *, system: System = "system1"
             train_dataset=data,
             processing_class=tokenizer,
             optimizers=(session.optimizer, None),
+            split_by_length=config.split_by_length,
         )
 
     method = Method(
@@ -56,9 +57,13 @@ def train_sft(job: TrainingJob, config: SftConfig, *, system: System = "system1"
     outcome = train(job, tokenizer, method)
     loss = outcome.ends("loss")
     extra = {**loss, **chosen.summary(), "warmup_repeats": config.warmup_repeats, "loss_average": config.loss_average}
+    extra["split_by_length"] = config.split_by_length
+    read = tokens_read(chosen, len(outcome.steps), config.batch_size * config.gradient_accumulation)
+    extra["tokens_read"] = read
     write_summary(job, outcome, method, extra)
     return {
         **{f"sft_{key}": value for key, value in loss.items()},
+        "tokens_read": float(read),
         **chosen.metrics(),
         **outcome.metrics(),
     }

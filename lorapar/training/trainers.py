@@ -117,9 +117,10 @@ class CarefulSFTTrainer(_Careful, SFTTrainer):  # type: ignore[misc]
 
     section = "sft"
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, split_by_length: bool = False, **kwargs: Any) -> None:
+        """As TRL's; `split_by_length`: see `score_labelled_only`."""
         super().__init__(*args, **kwargs)
-        score_labelled_only(self.model.get_base_model())
+        score_labelled_only(self.model.get_base_model(), split_by_length=split_by_length)
         if Ranks.here().count > 1:
             self.train_dataset: Dataset = _with_filler(self.train_dataset)
 

@@ -42,7 +42,8 @@ class VoteCache:
     """Votes by content, in the file `path`.
 
     `identify` returns the digest of what a teacher's votes depend on besides the example. It is called when a teacher
-    is first looked up, and may raise the LoraparError of a teacher that cannot be opened.
+    is first looked up, and may raise the LoraparError of a teacher that cannot be opened. `anew`: nothing from before
+    is recalled.
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class VoteCache:
         teachers: Sequence[TeacherConfig],
         identify: Callable[[TeacherConfig], str],
         store: ObjectStore | None = None,
+        *,
+        anew: bool = False,
     ) -> None:
         self._teachers = {teacher.name: teacher for teacher in teachers}
         self.identity = cache(lambda name: identify(self._teachers[name]))
         """What a teacher's votes depend on besides the example, as a digest, by the teacher's name."""
-        self._votes = ContentCache(path, "votes", store)
+        self._votes = ContentCache(path, "votes", store, anew=anew)
 
     def recall(self, name: str, examples: Sequence[Example]) -> Iterator[Vote]:
         """This teacher's cached votes on these examples, in order, each marked as cached."""

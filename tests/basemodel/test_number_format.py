@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import pytest
 import torch
 
 from lorapar.basemodel import load_model, number_format
 from lorapar.config import ModelConfig, TeacherConfig
+from tests.processors import NUMBER_FORMAT, pretend_cpu
 
 EMULATING = {"architecture": "x86_64", "avx2": True, "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}
 NATIVE = {**EMULATING, "avx512_bf16": True}
@@ -16,11 +18,10 @@ NATIVE = {**EMULATING, "avx512_bf16": True}
 
 @pytest.fixture
 def cpu(monkeypatch):
-    """Makes torch say that this machine's CPU is another one."""
+    """Makes torch say that this machine's CPU is another one; `bfloat16_takes`: of the time of float32."""
 
-    def use(capabilities) -> None:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    def use(capabilities, bfloat16_takes=0.5) -> None:
+        pretend_cpu(monkeypatch, capabilities, bfloat16_takes)
 
     return use
 
@@ -59,6 +60,31 @@ def test_a_cpu_gets_what_it_computes_natively(cpu, capabilities, dtype) -> None:
         "float32: this CPU only emulates bfloat16",
     )
     assert found.description.startswith(dtype)
+
+
+def test_native_bfloat16_that_is_slower_than_float32_is_not_used(cpu) -> None:
+    cpu(NATIVE, bfloat16_takes=1.9)
+    assert number_format().dtype == number_format(accelerators=False).dtype == "float32"
+    assert number_format().description == "float32, faster on this CPU than bfloat16"
+    cpu(NATIVE, bfloat16_takes=1.0)
+    assert number_format().dtype == "bfloat16", "as fast, and half of the memory"
+
+
+def test_the_time_of_bfloat16_is_that_of_a_product(monkeypatch) -> None:
+    linear = torch.nn.functional.linear
+
+    def slower_in(slow):
+        def product(states, weights):
+            if states.dtype == slow:
+                time.sleep(0.1)
+            return linear(states, weights)
+
+        return product
+
+    for slow, expected in ((torch.bfloat16, "longer"), (torch.float32, "shorter")):
+        monkeypatch.setattr(torch.nn.functional, "linear", slower_in(slow))
+        found = NUMBER_FORMAT._time_of_bfloat16.__wrapped__(turns=2)
+        assert ("longer" if found > 1 else "shorter") == expected
 
 
 @pytest.mark.parametrize(("native", "supported"), [(False, False), (True, True)])

@@ -24,6 +24,7 @@ from lorapar.adapter import (
     sweep,
 )
 from lorapar.adapter.active_index import ActiveIndex
+from tests.benchmarks.figures import at_most, times_as_fast
 
 HIDDEN, MLP, LAYERS, RANK = 4096, 11008, 32, 8
 MODULES = {
@@ -53,14 +54,14 @@ def seconds(work, repeats=3):
 
 
 def by_turns(work, against, repeats=15):
-    """Processor time of `work` in that of `against`, by turns, the medians of both."""
+    """Processor seconds of `against` and of `work`, by turns, the medians of both."""
     times = {work: [], against: []}
     for _ in range(repeats):
         for one, taken in times.items():
             start = time.process_time()
             one()
             taken.append(time.process_time() - start)
-    return statistics.median(times[work]) / statistics.median(times[against])
+    return statistics.median(times[against]), statistics.median(times[work])
 
 
 @pytest.fixture(scope="module")
@@ -72,20 +73,20 @@ def scores():
     }
 
 
-def test_partition_of_two_systems_against_one_sort(scores):
+def test_partition_of_two_systems_against_one_sort(scores, figure):
     flat = torch.cat([tensor.flatten() for tensor in scores["system1"].values()])
     sort = seconds(lambda: flat.sort(descending=True), repeats=1)
     both = dict.fromkeys(scores, 1.0)
     ours = seconds(lambda: partition_elements(scores, theta=0.9, shared=both))
     half = seconds(lambda: partition_elements(scores, theta=0.9, shared=dict.fromkeys(scores, 0.5)))
     many = seconds(lambda: sweep(scores, [k / 20 for k in range(1, 21)]), repeats=1)
-    print(f"\n{flat.numel():,} elements, 2 systems: partition {ours:.2f} s, with half of shared ranked {half:.2f} s")
-    print(f"sweep of 20 thetas {many:.2f} s; one full sort of one system {sort:.2f} s")
-    assert ours < sort / 2
-    assert many < 5 * sort
+    size = f"{flat.numel():,} elements of 2 systems, against a sort of one"
+    figure(f"partition, {size}", sort, ours, at_most(0.5))
+    figure(f"partition with half of shared ranked, {size}", sort, half)
+    figure(f"sweep of 20 thetas, {size}", sort, many, at_most(5))
 
 
-def test_masked_step_against_dense_fused_adamw(monkeypatch):
+def test_masked_step_against_dense_fused_adamw(monkeypatch, figure):
     generator = torch.Generator().manual_seed(0)
     parameters, indices = {}, {}
     for name, shape in SHAPES.items():
@@ -94,34 +95,32 @@ def test_masked_step_against_dense_fused_adamw(monkeypatch):
         indices[name] = ActiveIndex(torch.rand(shape, generator=generator) < 0.4)
     masked = MaskedAdamW(parameters, indices, lr=1e-4)
     dense = torch.optim.AdamW(list(parameters.values()), lr=1e-4, fused=True)
-    by_torch = by_turns(masked.step, dense.step)
+    plain, by_torch = by_turns(masked.step, dense.step)
+    figure("masked step by PyTorch's operations against dense AdamW, processor time", plain, by_torch, at_most(10))
     monkeypatch.setattr(masked_kernel, "_PAYS_AFTER_ELEMENTS", 0)
     masked.step()  # compiles
-    compiled = by_turns(masked.step, dense.step)
+    plain, compiled = by_turns(masked.step, dense.step)
+    figure("masked step, compiled, against dense AdamW, processor time", plain, compiled, at_most(1.3))
     moments = sum(t.nbytes for state in dense.state.values() for t in (state["exp_avg"], state["exp_avg_sq"]))
     index = sum(entry.nbytes for entry in indices.values())
-    print(f"\nprocessor time of a dense step's: {compiled:.2f} compiled, {by_torch:.2f} by PyTorch's operations")
-    print(f"masked: moments {masked.moment_bytes() / 1e6:.0f} MB and index {index / 1e6:.0f} MB")
-    print(f"dense: moments {moments / 1e6:.0f} MB")
-    assert compiled <= 1.3
-    assert by_torch < 10
-    assert masked.moment_bytes() + index < 0.52 * moments
+    held = masked.moment_bytes() + index
+    figure("its moments and index against the dense moments", moments / 1e6, held / 1e6, at_most(0.52), unit="MB")
 
 
-def test_scoring_against_a_plain_loop():
+def test_scoring_against_a_plain_loop(figure):
+    """The target was 2.0; 1.64 was measured, and a regression from that is noticed."""
     config = LlamaConfig(
         vocab_size=1000, hidden_size=256, intermediate_size=704, num_hidden_layers=6, num_attention_heads=4
     )
     model = attach(LlamaForCausalLM(config), AdapterSettings(rank=8), seed=0).eval()
     ids = torch.randint(3, 1000, (16, 48), generator=torch.Generator().manual_seed(0))
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    batches = [{"input_ids": of, "attention_mask": torch.ones_like(of), "labels": of} for of in ids.split(8)]
     parameters = list(lora_parameters(model).values())
 
     def plain():
         for row in ids:
             torch.autograd.grad(model(input_ids=row[None], labels=row[None]).loss, parameters)
 
-    ours = seconds(lambda: score_elements(model, [batch]))
-    loop = seconds(plain)
-    print(f"\n16 examples of 48 tokens: batched per-example gradients {ours:.2f} s, autograd in a loop {loop:.2f} s")
-    assert ours < 1.5 * loop
+    loop, ours = by_turns(lambda: score_elements(model, batches), plain)
+    what = "scoring 16 rows of 48 tokens, batches of 8 against autograd in a loop, processor time"
+    figure(what, loop, ours, times_as_fast(1.4))

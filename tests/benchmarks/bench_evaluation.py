@@ -2,7 +2,8 @@
 
 Run by `make bench`, or by hand: `python -m pytest tests/benchmarks/bench_evaluation.py -s`. The way before is computed
 beside it: prompts are read again for the losses, adapters are held in float32, and nobody is remembered. In float32
-beginnings are shared and rows that ended left out too, and more is asked for.
+beginnings are shared and rows that ended left out too, and more is asked for: the target of a first evaluation was
+0.75, which bfloat16 misses. Both are computed in what `auto` comes to on this machine.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from lorapar.prompts import encode_rows, prompt_ids, prompt_messages, rows_of
 from lorapar.records import Answer, read_records, write_records
 from lorapar.stages.contract import StageCall, run_stage, stage_spec
 from lorapar.store import seal
+from tests.benchmarks.figures import at_most
 
 ROWS_OF_EACH = 16
 TOKENS = 28
@@ -108,7 +110,7 @@ def before(self, prompts, rows, most):
 
 
 def test_an_evaluation_reads_prompts_once_and_a_second_one_asks_neither_base_nor_incumbent(
-    base, inputs, tmp_path, monkeypatch
+    base, inputs, tmp_path, monkeypatch, figure
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(TransformersModel, "answer", before)
@@ -117,12 +119,10 @@ def test_an_evaluation_reads_prompts_once_and_a_second_one_asks_neither_base_nor
     first, found = evaluate(base, inputs, tmp_path / "first", tmp_path / "cache")
     second, _ = evaluate(base, inputs, tmp_path / "second", tmp_path / "cache", later=True)
     assert [answer.text for answer in found] == [answer.text for answer in expected]
-    print(
-        f"\n{2 * ROWS_OF_EACH} rows, {base.dtype}, 4 models: before {old:.1f} s, first {first:.1f} s "
-        f"({first / old:.2f}), second {second:.1f} s ({second / old:.2f} of before, {second / first:.2f} of the first)"
-    )
-    assert first <= (0.75 if base.dtype == "float32" else 0.85) * old
-    assert second <= 0.45 * old
+    what = f"evaluation of 4 models, {2 * ROWS_OF_EACH} rows, {base.dtype}, processor time"
+    figure(f"first {what}", old, first, at_most(0.75 if base.dtype == "float32" else 0.85))
+    figure(f"second {what}", old, second, at_most(0.45))
+    figure(f"second against first {what}", first, second)
 
 
 def stops_for(written: list[list[int]], tokens: int) -> list[int]:
@@ -139,7 +139,7 @@ def stops_for(written: list[list[int]], tokens: int) -> list[int]:
     return stops
 
 
-def test_rows_that_ended_are_left_out(base) -> None:
+def test_rows_that_ended_are_left_out(base, figure) -> None:
     """The demo's adapters end their answers, untrained ones do not: here some tokens that the base writes end them."""
     model, tokenizer = load_model(base), load_tokenizer(base)
     rows = [row for row in load_examples(DataConfig(source="task-mix", task_mix=MIX), 0) if row.split == "heldout"]
@@ -158,7 +158,6 @@ def test_rows_that_ended_are_left_out(base) -> None:
         answers[leaves_out] = asked.answer(prompts, right, 2 * TOKENS)[:2]
         seconds[leaves_out].append(time.process_time() - started)
     assert answers[True] == answers[False]
-    ratio = median(seconds[True][1:]) / median(seconds[False][1:])
     mean_tokens = fmean(map(len, answers[True][0]))
-    print(f"\n{len(rows)} rows, {base.dtype}, {mean_tokens:.0f} of {2 * TOKENS} tokens: {ratio:.2f} of all rows")
-    assert ratio <= 0.95
+    what = f"{len(rows)} rows that end after {mean_tokens:.0f} of {2 * TOKENS} tokens, {base.dtype}, processor time"
+    figure(what, median(seconds[False][1:]), median(seconds[True][1:]), at_most(0.95))

@@ -17,6 +17,7 @@ import pytest
 
 from lorapar.config import load_config
 from lorapar.local.estimate import StageMemory, stage_memory
+from tests.benchmarks.figures import at_most, within
 
 _HEADS = {"max_position_embeddings": 1024, "num_attention_heads": 8, "num_key_value_heads": 4}
 SHAPES = {
@@ -151,22 +152,24 @@ _peaks: dict[tuple[str, ...], tuple[int, StageMemory]] = {}
 
 
 @pytest.mark.parametrize("case", CASES, ids="-".join)
-def test_plan_is_within_15_percent_of_the_peak(start, tmp_path, case) -> None:
+def test_plan_is_within_15_percent_of_the_peak(start, tmp_path, case, figure) -> None:
     stage, size, held, dtype = case
     model, folder = start(size)
     given = overrides(model, held, dtype)
     peak = peak_of(tmp_path, RANKS if held == "sharded" else 1, folder, tmp_path, stage, *given)
     planned = stage_memory(load_config(overrides=given), "cpu")[stage]
     _peaks[case] = peak, planned
-    ratio = planned.total_bytes / peak
-    print(f"\n{'-'.join(case)}: peak {peak / 1e9:.2f} GB, plan {ratio:.2f} of it ({planned.description})")
-    assert 0.85 <= ratio <= 1.15
+    print(f"\n{planned.description}")
+    what = f"memory that `plan` says, against the peak: {'-'.join(case)}"
+    figure(what, peak / 1e9, planned.total_bytes / 1e9, within(0.15), unit="GB")
 
 
-def test_nf4_takes_half_of_the_weights() -> None:
+def test_nf4_takes_half_of_the_weights(figure) -> None:
     """After the runs above, of the largest base: of smaller ones the embedding and the head are too large a part."""
+    wanted = [("sft", "1.25B", held, "bfloat16") for held in ("none", "nf4")]
+    if any(case not in _peaks for case in wanted):
+        pytest.skip("the runs above of the 1.25B base did not finish")
     full, planned = _peaks["sft", "1.25B", "none", "bfloat16"]
     small, _ = _peaks["sft", "1.25B", "nf4", "bfloat16"]
     bound = full - planned.weights // 2
-    print(f"\nbfloat16 peak {full / 1e9:.2f} GB, nf4 peak {small / 1e9:.2f} GB, bound {bound / 1e9:.2f} GB")
-    assert small <= bound
+    figure("peak of SFT, nf4 against bfloat16", full / 1e9, small / 1e9, at_most(bound / full), unit="GB")

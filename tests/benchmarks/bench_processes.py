@@ -10,7 +10,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+from tests.benchmarks.figures import Figure, at_least, at_most
 
 SPEED = {
     **{"vocab_size": 300, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8},
@@ -87,7 +90,7 @@ def made(folder: Path, shape: dict[str, int]) -> Path:
     return folder
 
 
-def test_two_processes_are_as_fast_as_one_with_two_threads(tmp_path: Path) -> None:
+def test_two_processes_are_as_fast_as_one_with_two_threads(tmp_path: Path, figure: Callable[..., Figure]) -> None:
     start = made(tmp_path / "start", SPEED)
     steps = ("sft.batch_size=4", "sft.gradient_accumulation=2", "sft.max_length=256", "sft.max_steps=4")
     seconds: dict[int, list[float]] = {1: [], 2: []}
@@ -97,18 +100,15 @@ def test_two_processes_are_as_fast_as_one_with_two_threads(tmp_path: Path) -> No
             seconds[processes].append(summaries[0]["seconds"])
     tokens = 4 * 8 * 256
     speed = {processes: tokens / min(taken) for processes, taken in seconds.items()}
-    print(f"\ntokens a second: one process {speed[1]:.0f}, two {speed[2]:.0f}, {speed[2] / speed[1]:.2f} of it")
-    assert speed[2] >= speed[1]
+    figure("SFT by two processes against one with two threads", speed[1], speed[2], at_least(1), unit="tokens/s")
 
 
-def test_a_sharded_base_takes_two_thirds_of_the_memory(tmp_path: Path) -> None:
+def test_a_sharded_base_takes_two_thirds_of_the_memory(tmp_path: Path, figure: Callable[..., Figure]) -> None:
     start = made(tmp_path / "start", MEMORY)
     steps = ("sft.batch_size=1", "sft.gradient_accumulation=2", "sft.max_length=64", "sft.max_steps=2")
     peaks = {
         base: max(one["peak"] for one in trained(start, tmp_path / base, 2, base, *steps))
         for base in ("whole", "sharded")
     }
-    ratio = peaks["sharded"] / peaks["whole"]
     whole, sharded = (peaks[base] / 1e9 for base in ("whole", "sharded"))
-    print(f"\npeak of a process: whole {whole:.2f} GB, sharded {sharded:.2f} GB, {ratio:.2f} of it")
-    assert ratio <= 0.65
+    figure("peak of a process, base sharded against whole", whole, sharded, at_most(0.65), unit="GB")

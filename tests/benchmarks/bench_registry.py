@@ -15,6 +15,7 @@ from lorapar.config import GateConfig
 from lorapar.evaluation import judge
 from lorapar.registry import Registry
 from lorapar.store import ObjectStore, open_store
+from tests.benchmarks.figures import Figure, at_most, now_at_most
 from tests.integration.conftest import use_identity
 from tests.integration.s3_server import S3Server, weed_program
 
@@ -60,7 +61,9 @@ def bare_upload(store: ObjectStore, folder: Path, place: int) -> None:
         store.upload(path, f"bare/{place}/{path.name}")
 
 
-def test_publishing_costs_little_more_than_the_upload(address: str, tmp_path: Path) -> None:
+def test_publishing_costs_little_more_than_the_upload(
+    address: str, tmp_path: Path, figure: Callable[..., Figure]
+) -> None:
     registry = Registry(open_store(address))
     bare, published = [], []
     for place in range(ROUNDS + 1):
@@ -70,12 +73,10 @@ def test_publishing_costs_little_more_than_the_upload(address: str, tmp_path: Pa
         if place:  # the first round warms up connections and the server
             bare.append(upload)
             published.append(publish)
-    ratio = median(published) / median(bare)
-    print(f"\npublish 40 MB: {median(published):.2f} s, bare upload {median(bare):.2f} s, ratio {ratio:.2f}")
-    assert ratio < 1.3
+    figure("publishing 40 MB against the bare upload", median(bare), median(published), at_most(1.3))
 
 
-def test_the_gate_judges_14000_paired_answers_at_once() -> None:
+def test_the_gate_judges_14000_paired_answers_at_once(figure: Callable[..., Figure]) -> None:
     draw = random.Random(0)
     outcomes = {
         measure: {
@@ -86,5 +87,4 @@ def test_the_gate_judges_14000_paired_answers_at_once() -> None:
     }
     settings = GateConfig(measures=("system1", "system2", "gsm8k", "mmlu"))
     taken = seconds(lambda: judge(outcomes, settings, "incumbent"))
-    print(f"\ngate arithmetic on {ROWS:,} paired answers: {taken:.2f} s")
-    assert taken < 2.0
+    figure(f"gate on {ROWS:,} paired answers", None, taken, now_at_most(2))

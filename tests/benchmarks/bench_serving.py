@@ -25,6 +25,7 @@ from lorapar.config import ModelConfig
 from lorapar.registry import Registry
 from lorapar.serving import ServerCommand, server_command
 from lorapar.store import open_store
+from tests.benchmarks.figures import Figure, at_most
 from tests.integration.conftest import use_identity
 from tests.integration.s3_server import S3Server, weed_program
 from tests.integration.serving.vllm_server import PYTHON, Reply, VllmServer
@@ -111,7 +112,9 @@ def timed(work: Callable[[], Reply]) -> float:
     return time.perf_counter() - start
 
 
-def test_first_answer_of_an_adapter_that_is_not_loaded(servers: Servers, tmp_path: Path) -> None:
+def test_first_answer_of_an_adapter_that_is_not_loaded(
+    servers: Servers, tmp_path: Path, figure: Callable[..., Figure]
+) -> None:
     ours, download, plain = [], [], []
     for number in range(2, ADAPTERS + 1):
         folder = tmp_path / str(number)
@@ -126,15 +129,13 @@ def test_first_answer_of_an_adapter_that_is_not_loaded(servers: Servers, tmp_pat
         ours.append(timed(lambda name=f"task@{number}": servers.ours.complete(name, PROMPT)))
     size = sum((servers.made[1] / file).stat().st_size for file in FILES)
     bare, local = statistics.median(download), statistics.median(plain)
-    needed, both = statistics.median(ours), bare + local
-    print(
-        f"\nfirst answer, adapter of {size / 1e6:.0f} MB: {needed:.3f} s; bare download {bare:.3f} s"
-        f" + vLLM from local disk {local:.3f} s: ratio {needed / both:.2f}"
+    what = (
+        f"first answer of an adapter of {size / 1e6:.0f} MB against the bare download and vLLM's load from local disk"
     )
-    assert needed < 1.2 * both
+    figure(what, bare + local, statistics.median(ours), at_most(1.2))
 
 
-def test_steady_state(servers: Servers) -> None:
+def test_steady_state(servers: Servers, figure: Callable[..., Figure]) -> None:
     def round_of(server: VllmServer) -> float:
         with ThreadPoolExecutor(8) as pool:
             start = time.perf_counter()
@@ -149,5 +150,4 @@ def test_steady_state(servers: Servers) -> None:
             times.append(round_of(server))
     print(f"\nrounds with lorapar {[round(one, 3) for one in ours]}, without {[round(one, 3) for one in plain]}")
     with_us, static = min(ours), min(plain)  # the rounds that the rest of the machine disturbed least
-    print(f"\n8 requests of 8 clients: {with_us:.3f} s, static {static:.3f} s: ratio {with_us / static:.3f}")
-    assert with_us < 1.02 * static
+    figure("8 requests of 8 clients against vLLM with a static adapter", static, with_us, at_most(1.02))

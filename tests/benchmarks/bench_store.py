@@ -18,12 +18,13 @@ import pytest
 
 from lorapar.store import open_store, seal
 from lorapar.store.s3_client import CONCURRENT_REQUESTS
+from tests.benchmarks.figures import at_least, now_at_most
 from tests.integration.s3_server import S3Server, weed_program
 
 FILES = 200
 MEGABYTES = int(os.environ.get("LORAPAR_BENCH_MB", "2000"))
 SMALLEST_RATIO = 0.9
-LARGEST_PEAK_BYTES = 300e6
+LARGEST_PEAK_MB = 300
 
 
 @pytest.fixture(scope="module")
@@ -115,27 +116,24 @@ def measured(trees, where):
     return theirs, own, max(peaks)
 
 
-def test_tree_of_200_files_against_bare_boto3(server, trees, monkeypatch):
+def test_tree_of_200_files_against_bare_boto3(server, trees, monkeypatch, figure):
     for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
     server.client().create_bucket(Bucket="bench")
     theirs_up, ours_up, peak_up = measured(trees, "up")
     theirs_down, ours_down, peak_down = measured(trees, "down")
-    up, down, checked = theirs_up / ours_up, theirs_up / ours_down, theirs_down / ours_down
-    print(f"\n{MEGABYTES} MB in {FILES} files, {CONCURRENT_REQUESTS} requests at a time; seconds")
-    print(f"up:   upload_file {theirs_up:.1f}, ours {ours_up:.1f}: {up:.2f} of its throughput")
-    print(f"down: ours {ours_down:.1f}: {down:.2f} of the throughput of upload_file")
-    print(f"      download_file, no digest compared, {theirs_down:.1f}: {checked:.2f} of its throughput")
-    print(f"peak memory of our process: {peak_up / 1e6:.0f} MB up, {peak_down / 1e6:.0f} MB down")
-    assert up >= SMALLEST_RATIO
-    assert down >= SMALLEST_RATIO
-    assert max(peak_up, peak_down) < LARGEST_PEAK_BYTES
+    what = f"{MEGABYTES} MB in {FILES} files"
+    rates = [MEGABYTES / seconds for seconds in (theirs_up, ours_up, theirs_down, ours_down)]
+    figure(f"{what} up, against upload_file", rates[0], rates[1], at_least(SMALLEST_RATIO), unit="MB/s")
+    figure(f"{what} down, against upload_file", rates[0], rates[3], at_least(SMALLEST_RATIO), unit="MB/s")
+    figure(f"{what} down, against download_file, which compares no digest", rates[2], rates[3], unit="MB/s")
+    peak = max(peak_up, peak_down) / 1e6
+    figure(f"{what} up and down, peak memory", None, peak, now_at_most(LARGEST_PEAK_MB), unit="MB")
 
 
-def test_nothing_moves_the_second_time(server, trees, monkeypatch):
+def test_nothing_moves_the_second_time(server, trees, monkeypatch, figure):
     for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
     seconds, _ = ours(trees[0], "up")
     there = sum(1 for _ in open_store(f"s3://bench/{trees[0].name}").list("cas/"))
-    print(f"\n{there} objects that are all there already: {seconds:.2f} s")
-    assert seconds < 2
+    figure(f"{there} objects up that are all there already", None, seconds, now_at_most(2))

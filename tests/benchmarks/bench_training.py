@@ -1,145 +1,98 @@
 """Steps of the demo's SFT and RL on the real 135M model: against plain TRL with PEFT, and against an earlier build.
 
-Run by hand: `python -m pytest tests/benchmarks/bench_training.py -s`; takes about ten minutes and the model's wheel.
-`LORAPAR_BENCH_AGAINST` names a checkout of an earlier build, without which only plain TRL is compared with;
-`LORAPAR_BENCH_RUN` the folder of a finished run of the demo, whose adapters are taken instead of made in minutes.
+Run by hand: `python -m pytest tests/benchmarks/bench_training.py -s`; takes 15 minutes and the model's wheel.
+LORAPAR_BENCH_AGAINST names a checkout of another build than that of `earlier_build.py`; LORAPAR_BENCH_RUN the folder of
+a finished run of the demo, whose adapters are taken instead of made in minutes. LORAPAR_BENCH_ROUNDS makes it shorter,
+and LORAPAR_BENCH_PRESET=tiny, which has no bounds, tries it out in two minutes.
 
-Each measurement is a process of its own, which is this file run as a program, and the two sides alternate. What is
-compared is processor time, all threads together, so that other work on the machine counts little; seconds and peak
-memory are printed. RL begins with an adapter that the SFT stage has tuned, as in the demo: its completions end.
+Number formats: this build computes in what `auto` comes to on this machine, as the demo does, and so does plain TRL
+beside it. The earlier build computes in bfloat16, which its presets fixed. Where these differ, its SFT runs once more
+in the format of this build, because the losses of both must be equal to 1e-5.
+
+Each measurement is a process of its own (`training_stage.py`), and the two sides alternate. What is compared is
+processor time, all threads together, so that other work on the machine counts little; wall time and peak memory are
+printed. RL begins with an adapter that the SFT stage has tuned, as in the demo: its completions end.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
-import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
-from trl import GRPOConfig, GRPOTrainer
 
 from lorapar.adapter import AdapterSettings, attach, lora_parameters, partition_elements, save_adapter, trainable_slice
-from lorapar.basemodel import load_model, load_tokenizer
+from lorapar.basemodel import load_model
+from lorapar.basemodel.number_format import number_format
 from lorapar.config import load_config
-from lorapar.data import load_examples
 from lorapar.errors import UnreachableError
-from lorapar.progress import Silent
-from lorapar.training import rl, sft
-from lorapar.training.arguments import rl_arguments
-from lorapar.training.rewards import load_rewards
-from lorapar.training.rows import rl_rows
-from lorapar.training.session import TrainingJob
-from lorapar.training.trainers import CarefulGRPOTrainer
+from tests.benchmarks.earlier_build import ROOT, earlier_build
+from tests.benchmarks.figures import Bound, Figure, at_most, now_at_most
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(3600)
+PRESET = os.environ.get("LORAPAR_BENCH_PRESET", "demo")
 AGAINST, RUN = (os.environ.get(f"LORAPAR_BENCH_{name}") for name in ("AGAINST", "RUN"))
-FORMATS = ["model.dtype=bfloat16", "model.autocast=bfloat16"]
-PAIRS, RL_STEPS, SFT_STEPS = 2, 2, 6
+PAIRS, RL_STEPS, SFT_STEPS = int(os.environ.get("LORAPAR_BENCH_ROUNDS", "2")), 2, 6
+PROGRAM = Path(__file__).with_name("training_stage.py")
 LIMIT_PLAIN, LIMIT_RL, LIMIT_SFT, LIMIT_MEMORY = 0.60, 0.60, 0.85, 4.5
+EQUAL_LOSSES = 1e-5
 
 
-def stage(name: str, folder: Path, steps: int | None, *, plain: bool = False) -> dict[str, Any]:
-    """Run a stage of the demo in this process; what it cost. `plain`: TRL's GRPO on PEFT's model, nothing of ours."""
-    config = load_config(preset="demo", overrides=[*FORMATS, *([f"{name}.max_steps={steps}"] if steps else [])])
-    output, scratch = folder / f"{name}-out", folder / f"{name}-scratch-{os.getpid()}"
-    for made in (output, scratch):
-        made.mkdir(exist_ok=True)
-    job = TrainingJob(
-        model=config.model, prompts=config.prompts, seed=0, adapter=folder / ("start" if name == "sft" else "tuned"),
-        partition=folder / "partition.safetensors", output=output, scratch=scratch, progress=Silent(),
-    )  # fmt: skip
-    rows = [row for row in load_examples(config.data, config.seed) if row.split == "train"]
-    by_system = {s: [row for row in rows if row.known_system == s] for s in ("system1", "system2")}
-    passes = timed_passes(folder, plain=plain)
-    before = time.process_time(), time.monotonic()
-    if plain:
-        plain_grpo(job, config.rl, by_system["system2"])
-    else:
-        (sft.train_sft if name == "sft" else rl.train_rl)(job, getattr(config, name), **by_system)
-    history = output / "history.jsonl"
-    return {
-        "cpu": time.process_time() - before[0],
-        "wall": time.monotonic() - before[1],
-        "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
-        "passes": passes,
-        "losses": [] if plain else [json.loads(line)["loss"] for line in history.read_text().splitlines()],
-    }
+@dataclass(frozen=True)
+class Side:
+    """One of the two that are compared."""
+
+    build: Path
+    dtype: str
+    """Number format of its model, and of autocast."""
+    plain: bool = False
+    """With TRL's trainer."""
+
+    @property
+    def formats(self) -> list[str]:
+        """Its number format as settings."""
+        return [f"model.dtype={self.dtype}", f"model.autocast={'bfloat16' if self.dtype == 'bfloat16' else 'none'}"]
 
 
-def plain_grpo(job: Any, config: Any, rows: list[Any]) -> None:
-    """The stage's data, rewards and arguments in TRL's trainer, with its own optimiser over the whole adapter."""
-    from lorapar.basemodel import answer_end  # not at the top: an earlier build has it elsewhere
-
-    tokenizer = load_tokenizer(job.model)
-    end = answer_end(tokenizer)
-    rewards = load_rewards(config.rewards)
-    model = PeftModel.from_pretrained(load_model(job.model), job.adapter, is_trainable=True)
-    model.generation_config.eos_token_id = list(end.token_ids)
-    trainer = GRPOTrainer(
-        model=model,
-        reward_funcs=[rl.for_trl(reward, end.cut) for reward in rewards],
-        args=GRPOConfig(**rl_arguments(config, job.model, rewards, job.seed, job.scratch)),
-        train_dataset=rl.rl_data(job, rl_rows({"system2": rows}, "system2", config, tokenizer, job.prompts).rows),
-        processing_class=tokenizer,
-    )
-    trainer.train()
+Sides = tuple[list[dict[str, Any]], list[dict[str, Any]]]
+"""What runs of the other side took, and what those of this build did."""
 
 
-def timed_passes(folder: Path, *, plain: bool) -> list[float]:
-    """Processor seconds of each forward and backward pass, the first of a step with its sampling.
-
-    The completions that our side learns from are kept; plain TRL samples, too, and then learns from those kept.
-    """
-    kind = GRPOTrainer if plain else CarefulGRPOTrainer
-    one_pass, sample = kind.training_step, kind._generate_single_turn
-    found: list[float] = []
-
-    def training_step(self: Any, *args: Any, **more: Any) -> Any:
-        before = time.process_time()
-        loss = one_pass(self, *args, **more)
-        found.append(time.process_time() - before)
-        return loss
-
-    def generate(self: Any, *args: Any, **more: Any) -> Any:
-        sampled = sample(self, *args, **more)
-        kept = folder / f"completions-{self.state.global_step}.json"
-        if plain:
-            return json.loads(kept.read_text()), None
-        kept.write_text(json.dumps(sampled[0]))
-        return sampled
-
-    kind.training_step, kind._generate_single_turn = training_step, generate
-    return found
-
-
-def measured(name: str, folder: Path, steps: int | None, mode: str) -> dict[str, Any]:
-    """`stage` in a process of its own: of this checkout, of the earlier build (`against`), or with plain TRL."""
-    source = AGAINST if mode == "against" else str(ROOT)
+def measured(name: str, folder: Path, steps: int | None, side: Side) -> dict[str, Any]:
+    """`stage` of one side, in a process of its own."""
+    settings = [*side.formats, *([f"{name}.max_steps={steps}"] if steps else [])]
     result = subprocess.run(
-        [sys.executable, __file__, name, str(folder), str(steps or 0), mode],
-        env={**os.environ, "PYTHONPATH": str(source), "OMP_WAIT_POLICY": "PASSIVE"},
+        [sys.executable, str(PROGRAM), name, str(folder), "plain" if side.plain else "stage", *settings],
+        env={**os.environ, "PYTHONPATH": str(side.build), "OMP_WAIT_POLICY": "PASSIVE"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def alternating(name: str, folder: Path, steps: int, other: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Runs of this build and of the other side by turns."""
-    pairs = [(measured(name, folder, steps, "ours"), measured(name, folder, steps, other)) for _ in range(PAIRS)]
-    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+def alternating(name: str, folder: Path, steps: int, other: Side) -> Sides:
+    """Runs of the other side and of this build by turns, this build first: its completions are those that TRL gets."""
+    pairs = [(measured(name, folder, steps, ours()), measured(name, folder, steps, other)) for _ in range(PAIRS)]
+    return [pair[1] for pair in pairs], [pair[0] for pair in pairs]
 
 
-def ratio(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], key: str) -> float:
-    return min(run[key] for run in ours) / min(run[key] for run in theirs)
+def ours() -> Side:
+    """This build as the demo computes here."""
+    return Side(ROOT, number_format().dtype)
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> Side:
+    """The earlier build, which computes the demo in bfloat16 everywhere."""
+    return Side(Path(AGAINST) if AGAINST else earlier_build(tmp_path_factory.mktemp("earlier")), "bfloat16")
 
 
 @pytest.fixture(scope="module")
@@ -156,14 +109,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_start(folder)
     except UnreachableError as error:
         pytest.skip(f"the real model cannot be had here: {error}")
-    measured("sft", folder, None, "ours")
+    measured("sft", folder, None, ours())
     (folder / "sft-out").rename(folder / "tuned")
     return folder
 
 
 def make_start(folder: Path) -> None:
     """A fresh adapter and a partition of random scores at the demo's theta."""
-    config = load_config(preset="demo", overrides=FORMATS)
+    config = load_config(preset=PRESET, overrides=ours().formats)
     adapter = config.adapter
     settings = AdapterSettings(rank=adapter.rank, alpha=adapter.alpha, dropout=adapter.dropout, layout=adapter.layout)
     model = attach(load_model(config.model), settings, seed=0)
@@ -180,32 +133,45 @@ def make_start(folder: Path) -> None:
     partition.save(folder / "partition.safetensors", {})
 
 
-def message(what: str, ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
-    figures = ", ".join(f"{key} {ratio(ours, theirs, key):.2f}" for key in ("cpu", "wall", "gigabytes"))
-    memory = max(run["gigabytes"] for run in ours)
-    print(f"\n{what}: {figures} of theirs; ours {min(run['cpu'] for run in ours):.0f} s, {memory:.1f} GB at most")
+def best(runs: list[dict[str, Any]], cost: Callable[[dict[str, Any]], float]) -> float:
+    """Other work on the machine only adds to what a run costs."""
+    return min(map(cost, runs))
 
 
-def test_a_step_of_grpo_against_plain_trl(folder: Path) -> None:
-    ours, theirs = alternating("rl", folder, RL_STEPS, "plain")
-    steps = [min(sum(run["passes"]) for run in runs) for runs in (ours, theirs)]
-    learning = [min(sum(run["passes"][1::4]) for run in runs) for runs in (ours, theirs)]
-    message(f"{RL_STEPS} steps of GRPO against plain TRL, whole process", ours, theirs)
-    print(f"steps {steps[0] / steps[1]:.2f}, passes that only learn {learning[0] / learning[1]:.2f}")
-    assert steps[0] / steps[1] <= LIMIT_PLAIN
-    assert max(run["gigabytes"] for run in ours) <= LIMIT_MEMORY
+def asked(bound: Bound) -> Bound | None:
+    """The bounds are of the demo; other settings only show that the benchmark runs."""
+    return bound if PRESET == "demo" else None
 
 
-@pytest.mark.skipif(AGAINST is None, reason="LORAPAR_BENCH_AGAINST names no earlier build")
+def compare(figure: Callable[..., Figure], what: str, sides: Sides, limit: float | None) -> None:
+    """Processor time, which `limit` is of, wall time and memory of whole processes."""
+    theirs, own = sides
+    for name, key, bound in (("processor time", "cpu", limit and at_most(limit)), ("wall time", "wall", None)):
+        figures = (best(runs, lambda run, key=key: run[key]) for runs in (theirs, own))
+        figure(f"{what}, {name}", *figures, bound and asked(bound))
+    peaks = (max(run["gigabytes"] for run in runs) for runs in (theirs, own))
+    figure(f"{what}, peak memory", *peaks, asked(now_at_most(LIMIT_MEMORY)), unit="GB")
+
+
+def test_a_step_of_grpo_against_plain_trl(folder: Path, figure: Callable[..., Figure]) -> None:
+    dtype = ours().dtype
+    sides = alternating("rl", folder, RL_STEPS, Side(ROOT, dtype, plain=True))
+    what = f"{RL_STEPS} steps of GRPO against plain TRL with PEFT, both in {dtype}"
+    steps = (best(runs, lambda run: sum(run["passes"])) for runs in sides)
+    figure(f"{what}, processor time", *steps, asked(at_most(LIMIT_PLAIN)))
+    learning = (best(runs, lambda run: sum(run["passes"][1::4])) for runs in sides)
+    figure("passes of these that only learn, processor time", *learning)
+    compare(figure, f"{what}, whole process", sides, None)
+
+
 @pytest.mark.parametrize(("name", "steps", "limit"), [("rl", RL_STEPS, LIMIT_RL), ("sft", SFT_STEPS, LIMIT_SFT)])
-def test_a_stage_against_an_earlier_build(folder: Path, name: str, steps: int, limit: float) -> None:
-    ours, theirs = alternating(name, folder, steps, "against")
-    message(f"stage {name}, {steps} steps, loading included", ours, theirs)
-    print(f"losses {ours[0]['losses']} and {theirs[0]['losses']}")
-    assert ratio(ours, theirs, "cpu") <= limit
-    assert max(run["gigabytes"] for run in ours) <= LIMIT_MEMORY
-
-
-if __name__ == "__main__":
-    stage_name, where, count, side = sys.argv[1:]
-    print(json.dumps(stage(stage_name, Path(where), int(count) or None, plain=side == "plain")))
+def test_a_stage_against_an_earlier_build(
+    folder: Path, earlier: Side, figure: Callable[..., Figure], name: str, steps: int, limit: float
+) -> None:
+    sides = alternating(name, folder, steps, earlier)
+    what = f"stage {name}, {steps} steps with loading, {ours().dtype} against {earlier.dtype}"
+    compare(figure, what, sides, limit)
+    if name == "sft":
+        alike = replace(earlier, dtype=ours().dtype)
+        expected = sides[0][0] if alike == earlier else measured(name, folder, steps, alike)
+        assert sides[1][0]["losses"] == pytest.approx(expected["losses"], abs=EQUAL_LOSSES)

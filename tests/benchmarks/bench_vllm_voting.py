@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from lorapar.records import Example
 from lorapar.voting.endpoint_teacher import EndpointTeacher
 from lorapar.voting.reader import encode
 from lorapar.voting.teacher import render
+from tests.benchmarks.figures import Figure, at_least
 from tests.integration.vllm.server import NAME, Server
 
 TINY = ModelConfig(name="builtin:tiny", dtype="float32")
@@ -67,7 +69,7 @@ def rate(count: int, work) -> float:
 
 
 @pytest.mark.parametrize(("base", "count"), [(TINY, 1024), (BASE, 96)], ids=["nothing-but-overhead", "real-model"])
-def test_voting_keeps_up_with_bare_generate(base: ModelConfig, count: int) -> None:
+def test_voting_keeps_up_with_bare_generate(base: ModelConfig, count: int, figure: Callable[..., Figure]) -> None:
     from vllm import SamplingParams
 
     from lorapar.voting.vllm_teacher import VllmEngine, VllmTeacher
@@ -97,12 +99,14 @@ def test_voting_keeps_up_with_bare_generate(base: ModelConfig, count: int) -> No
             engine.llm.reset_prefix_cache()
             rates.append(rate(count, lambda work=work, examples=examples: work(examples)))
     engine.close()
-    ratio = max(our_rates) / max(bare_rates)
-    print(f"\nvotes {max(our_rates):.0f} a second, LLM.generate {max(bare_rates):.0f}: {ratio:.2f} ({base.name})")
-    assert base is TINY or ratio >= LEAST_RATIO
+    what = f"votes through vLLM against LLM.generate, {base.name}"
+    bound = None if base is TINY else at_least(LEAST_RATIO)
+    figure(what, max(bare_rates), max(our_rates), bound, unit="rows/s")
 
 
-def test_the_endpoint_backend_keeps_a_server_as_busy_as_vllms_own_client(tmp_path: Path) -> None:
+def test_the_endpoint_backend_keeps_a_server_as_busy_as_vllms_own_client(
+    tmp_path: Path, figure: Callable[..., Figure]
+) -> None:
     server = Server(BASE, tmp_path)
     try:
         server.start()
@@ -121,9 +125,8 @@ def test_the_endpoint_backend_keeps_a_server_as_busy_as_vllms_own_client(tmp_pat
         teacher.close()
     finally:
         server.stop()
-    ratio = max(ours) / max(theirs)
-    print(f"\nvotes {max(ours):.0f} a second, vLLM's benchmark client {max(theirs):.0f}: {ratio:.2f}")
-    assert ratio >= LEAST_RATIO
+    what = "votes from an endpoint against vLLM's own benchmark client"
+    figure(what, max(theirs), max(ours), at_least(LEAST_RATIO), unit="requests/s")
 
 
 def own_client(server: Server, examples: list[Example], folder: Path) -> float:

@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from lorapar.config import EngineOptions, RunConfig, dump_config, load_config, preset_names
+from lorapar.config import EngineOptions, RunConfig, dump_config, load_config, parse_settings, preset_names
 from lorapar.errors import BadInputError
 from lorapar.local.calls import rollouts_text
 
@@ -276,6 +276,34 @@ def test_a_key_that_is_there_twice_is_named_with_its_line(tmp_path) -> None:
     file.write_text("sft:\n  epochs: 1\n  epochs: 2\n")
     with pytest.raises(BadInputError, match=r"line 3: the key 'epochs' is there twice"):
         load_config(file=file)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("sft:\n  a: &a [*a]", r"settings, line 2: what this anchor \(&\) names contains itself"),
+        ("sft: &a {b: {c: *a}}", r"settings, line 1: what this anchor"),
+        ("sft: &a {? [*a] : 1}", r"settings, line 1: what this anchor"),
+        ("sft: " + 2000 * "[" + 2000 * "]", "settings: is nested too deeply"),
+        ("sft: {a: 2026-13-45}", "settings: not YAML: month must be in 1..12"),
+    ],
+)
+def test_what_yaml_allows_but_no_settings_can_be_is_one_line(text, told):
+    with pytest.raises(BadInputError, match=told):
+        parse_settings(text, "settings")
+
+
+def test_an_option_that_contains_itself_is_one_line():
+    with pytest.raises(BadInputError, match=r"--set rl.rewards, line 1: what this anchor"):
+        load_config(overrides=["rl.rewards=&a [*a]"])
+    with pytest.raises(BadInputError, match=r"is nested too deeply"):
+        load_config(overrides=["rl.rewards=" + 2000 * "["])
+
+
+def test_a_value_that_many_aliases_share_is_looked_at_once():
+    """Thirty doublings would be a thousand million looks."""
+    lines = ["a0: &a0 [1]", *(f"a{n + 1}: &a{n + 1} [*a{n}, *a{n}]" for n in range(30))]
+    assert len(parse_settings("\n".join(lines), "settings")) == 31
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ LEFT_ALONE = {
     "ds3_gather_for_generation": "no DeepSpeed",
     "pad_to_multiple_of": "padding changes nothing that is learned",
     "generation_batch_size": "follows from steps_per_generation",
+    "generation_kwargs": "lorapar.training.rollouts generates, and looks for scores that are no numbers itself",
     "chat_template_kwargs cache_implementation max_tool_calling_iterations": "prompts and tools are not TRL's here",
     "vllm_mode vllm_model_impl vllm_enable_sleep_mode vllm_structured_outputs_regex vllm_server_base_url "
     "vllm_server_host vllm_server_port vllm_server_timeout vllm_group_port vllm_gpu_memory_utilization "

@@ -82,6 +82,11 @@ def test_the_first_teachers_vote():
         ("name: m\ntitle: t\ngrid: {teachers.count: [1, 9]}", "teachers.count: must be a whole number from 1 to 3"),
         ("name: ../out\ntitle: t\ngrid: {partition.theta: [1.0]}", "name: "),
         ("- a list", "expected sections"),
+        ("name: m\ntitle: t\ngrid: {'': [0.5, 1]}", "mine.yaml: settings: '' is no setting; write it as section.key"),
+        ("name: m\ntitle: t\ncells: [{name: a, settings: {a=b.c: 1}}]", "'a=b.c' is no setting"),
+        ("name: m\ntitle: t\ncells: [{name: a, settings: {name.x: 1}}]", "name.x: a study sets it itself"),
+        ("name: m\ntitle: t\ncells: [{name: a, settings: {sft.epochs.x: 1}}]", "study m, a: sft.epochs: must be"),
+        (GRID + "seeds: [1.0]", r"seeds.0: must be a whole number"),
     ],
 )
 def test_what_is_wrong_is_one_line(text, line):

@@ -68,6 +68,22 @@ def test_a_table_of_positions_shortens_answers_and_refuses_rows_beyond_it(make_f
             beyond()
 
 
+@pytest.mark.parametrize("family", ["gpt2", "opt", "openai-gpt"])
+def test_where_the_table_of_positions_ends_a_row_does_not_depend_on_those_beside_it(
+    make_family, tokenizer, family
+) -> None:
+    model = TransformersModel(make_family(family), tokenizer)
+    model._stops = []  # every answer is as long as it may be
+    lengths = (507, 20, 510, 24, 507)
+    prompts = [[5 + (place * 7 + length) % 200 for place in range(length)] for length in lengths]
+    rows = [{"input_ids": [*one, 7, 8], "labels": [IGNORED] * len(one) + [7, 8]} for one in prompts]
+    alone = [model.answer([prompt], [row], 8) for prompt, row in zip(prompts, rows, strict=True)]
+    written, losses, _ = model.answer(prompts, rows, 8)
+    assert [len(answer) for answer in written] == [5, 8, 2, 8, 5]
+    assert written == [answer for ((answer,), _, _) in alone] == model.generate(prompts, 8)
+    assert losses == pytest.approx([loss for (_, (loss,), _) in alone], rel=1e-4)
+
+
 def test_the_system_decides_the_system_message_and_length_the_batch(tokenizer) -> None:
     first, second = plan_batches(ROWS, tokenizer, PROMPTS, 2)
     assert [row.id for row, _ in first.rows + second.rows] == ["s", "t", "w"]

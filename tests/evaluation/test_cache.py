@@ -7,6 +7,7 @@ import sqlite3
 
 import pytest
 
+from lorapar import own_code
 from lorapar.basemodel import load_model, load_tokenizer
 from lorapar.config import EvaluateConfig, ModelConfig, PromptConfig
 from lorapar.errors import StorageError, UnreachableError
@@ -72,6 +73,58 @@ def test_changed_weights_another_adapter_and_another_library_are_another_model(t
     plain = identity()
     monkeypatch.setattr(cache_module, "version", lambda package: "99.0")
     assert identity() != plain
+
+
+def test_the_library_that_quantised_a_model_is_part_of_it(monkeypatch) -> None:
+    nf4 = BASE.model_copy(update={"quantization": "nf4"})
+    before = identity(), identity(base=nf4)
+    installed = cache_module.version
+    newer = {"bitsandbytes": "99.0"}
+    monkeypatch.setattr(cache_module, "version", lambda package: newer.get(package) or installed(package))
+    assert identity() == before[0]
+    assert identity(base=nf4) != before[1]
+
+
+@pytest.fixture
+def edited(monkeypatch):
+    """Change the source of a module, as a new build would."""
+    source = own_code._source
+
+    def edit(module: str) -> None:
+        assert source(module), module
+        monkeypatch.setattr(own_code, "_source", lambda name: source(name) + "#" * (name == module))
+        own_code.code_digest.cache_clear()
+
+    yield edit
+    own_code.code_digest.cache_clear()
+
+
+ENGINE = ("evaluation.transformers_engine", "evaluation.generate", "basemodel.load", "basemodel.ended_rows")
+
+
+@pytest.mark.parametrize("module", ENGINE)
+def test_another_build_of_what_asks_is_asked_again(module, edited) -> None:
+    before = identity()
+    edited(f"lorapar.{module}")
+    assert identity() != before
+
+
+@pytest.mark.parametrize(
+    "module", ["config.training", "store.s3", "evaluation.vllm_engine", "training.sft", "report.page"]
+)
+def test_another_build_of_anything_else_is_not(module, edited) -> None:
+    before = identity()
+    edited(f"lorapar.{module}")
+    assert identity() == before
+
+
+def test_the_code_of_each_engine_is_its_own(edited) -> None:
+    vllm = SETTINGS.model_copy(update={"backend": "vllm"})
+    before = identity(settings=vllm)
+    edited("lorapar.evaluation.vllm_engine")
+    changed = identity(settings=vllm)
+    edited("lorapar.evaluation.transformers_engine")
+    assert before == identity(settings=vllm) != changed
 
 
 @pytest.fixture(scope="module")

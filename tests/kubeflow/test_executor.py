@@ -15,11 +15,11 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2 as pb
 
 from lorapar.config import load_config
-from lorapar.data import load_data
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.kubeflow.executor_io import ExecutorOutput, flat_metrics, read_executor_input
 from lorapar.local.live import Watcher
 from lorapar.records import Example, Vote, write_json, write_records
+from lorapar.stages import prepare
 from lorapar.stages.plan import node_settings
 from tests.kubeflow.conftest import executor_input
 
@@ -89,10 +89,12 @@ def test_a_finished_stage_is_taken_from_the_store_unless_all_is_to_be_made_anew(
     cluster, monkeypatch, reuse, loaded
 ) -> None:
     calls = []
-    monkeypatch.setattr("lorapar.stages.prepare.load_data", lambda *given: calls.append(given) or load_data(*given))
+    run = prepare.run
+    monkeypatch.setattr(prepare, "run", lambda call: calls.append(call) or run(call))
     monkeypatch.setenv("LORAPAR_REUSE", reuse)
     first, second = prepared(cluster), prepared(cluster)
     assert len(calls) == loaded
+    assert {call.anew for call in calls} == {reuse == "off"}, "nor does it recall answers of models"
     assert first.parameter_values["examples_digest"] == second.parameter_values["examples_digest"]
 
 

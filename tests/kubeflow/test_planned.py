@@ -10,7 +10,6 @@ from typing import Any
 from unittest.mock import ANY
 
 import pytest
-import torch
 from google.protobuf import json_format, struct_pb2
 
 from lorapar.config import SftConfig, load_config
@@ -24,6 +23,7 @@ from lorapar.kubeflow.planned import Lane, PlanCall, lanes, plan_page
 from lorapar.kubeflow.tasks import TASKS, Takes, read_takes
 from lorapar.stages.graph import GRAPH
 from lorapar.training.shares import share_on_nodes
+from tests.processors import pretend_cpu
 
 OTHERWISE = {"plan", "vote-first", "report"}
 """Tasks that are told their settings in another way, or have none."""
@@ -88,7 +88,7 @@ def test_plan_hands_each_task_its_own_settings(cluster) -> None:
     ],
 )
 def test_a_format_goes_by_the_accelerators_of_the_tasks(cluster, monkeypatch, groups, native, dtype) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native}, raising=False)
+    pretend_cpu(monkeypatch, {"avx512_bf16": native})
     reported = accelerators_told(Placement.model_validate({"groups": groups}))
     given = planned(cluster, base_model="builtin:tiny", overrides="model.dtype=auto\n", accelerators=reported)
     assert handed(cluster, given, "sft")["sft"]["model"]["dtype"] == dtype

@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lorapar.basemodel import hub, load_model
@@ -15,6 +14,7 @@ from lorapar.local.calls import filter_calls, judge_calls, pick_calls, teacher_c
 from lorapar.local.estimate import StageMemory, base_bytes, cards_text, stage_memory
 from lorapar.local.planning import plan_run
 from lorapar.local.runner import comes_to
+from tests.processors import pretend_cpu
 
 SERVED = 'teachers=[{name: a, backend: openai, endpoint: "http://127.0.0.1:9/v1", model: served-name}]'
 
@@ -60,8 +60,7 @@ def test_a_start_that_is_reported_to_collapse_with_rl_is_reported(tmp_path, init
     ],
 )
 def test_what_auto_came_to_is_reported(tmp_path, monkeypatch, native, message) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": native}, raising=False)
+    pretend_cpu(monkeypatch, {"amx_bf16": native})
     lines = [
         str(one)
         for one in plan_run(

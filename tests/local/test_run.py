@@ -105,6 +105,7 @@ def test_fresh_forgets_what_was_made(tiny_copy):
     run_local(load_config(**TINY), tiny_copy, spoken, until="prepare", fresh=True)
     assert spoken.ran() == {"plan", "prepare"}
     assert RunFolder(tiny_copy).record("rl") is None
+    assert (tiny_copy / "cache" / "votes.sqlite").is_file(), "votes stay until teachers are asked again"
 
 
 def test_an_unknown_stage_names_the_nearest(tmp_path):

@@ -51,6 +51,17 @@ def test_a_new_folder_takes_everything_from_the_store(tiny, tiny_copy, tmp_path)
         assert (tmp_path / "elsewhere" / "adapter" / file).read_bytes() == (tiny_copy / "adapter" / file).read_bytes()
 
 
+def test_a_fresh_run_makes_everything_again_and_others_take_what_it_made(tiny, store, tmp_path):
+    run(tiny(), tmp_path / "one", until="prepare")
+    (key,) = (entry.key for entry in store.list("finished/prepare-"))
+    before = store.read(key)
+    spoken = run(tiny(), tmp_path / "two", until="prepare", fresh=True)
+    assert "prepare" in spoken.ran()
+    assert store.read(key) != before, "the record has another time"
+    assert taken(run(tiny(), tmp_path / "three", until="prepare")) == {"prepare"}
+    assert RunFolder(tmp_path / "three").record("prepare") == RunFolder(tmp_path / "two").record("prepare")
+
+
 def test_only_what_a_changed_setting_leaves_alone_is_taken(tiny, tiny_copy, tmp_path):
     run(tiny(), tiny_copy)
     spoken = run(tiny("partition.theta=0.5"), tmp_path / "elsewhere", until="partition")

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from contextlib import ExitStack
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from lorapar.adapter import load_adapter, save_adapter
-from lorapar.basemodel import load_model, load_tokenizer, model_folder
+from lorapar.basemodel import load_model, load_tokenizer, model_folder, resolve_model
 from lorapar.config import EvaluateConfig, GateConfig, ModelConfig, PromptConfig
 from lorapar.errors import BadInputError
-from lorapar.evaluation import Answerer, judge, read_outcomes
+from lorapar.evaluation import Answerer, Asking, judge, read_outcomes
+from lorapar.evaluation.engine import open_engine
+from lorapar.progress import Silent
 from lorapar.prompts import prompt_ids, prompt_messages
 from lorapar.records import Answer, Example, read_records
+from lorapar.stages import evaluate as evaluate_stage
+from lorapar.stages.contract import StageCall
 from lorapar.store import open_store, seal
 from tests.voting.api_server import MODEL, serving
 
@@ -236,6 +241,42 @@ def test_base_and_incumbent_are_not_asked_again_by_a_second_run(kit, inputs, ada
     before, after = read(one)[1], read(two)[1]
     assert before["base"] == after["base"]
     assert {**before["after_rl"], "benchmarks": None} == {**after["incumbent"], "benchmarks": None}
+    anew, _ = kit.run("evaluate", tmp_path / "three", settings(kit), inputs, store=store, anew=True)
+    assert anew["recalled"] == 0
+
+
+@pytest.fixture
+def known_as(tmp_path, inputs):
+    """What a model's answers are kept under where an adapter is among those that are asked."""
+
+    def known(model: ModelConfig, evaluate: EvaluateConfig, adapter=None) -> str:
+        values = evaluate_stage.Settings(model=model, prompts=PromptConfig(), evaluate=evaluate, seed=0)
+        call = StageCall(values, {}, {}, tmp_path, cache=tmp_path / "cache")
+        tokenizer = load_tokenizer(BASE)
+        asking = Asking(tokenizer, values.prompts, evaluate)
+        with ExitStack() as stack:
+            engine = stack.enter_context(open_engine(model, evaluate, tokenizer, [adapter], Silent()))
+            return evaluate_stage.remembered_answers(call, asking, engine, stack)(None)._identity
+
+    return known
+
+
+def test_answers_are_kept_under_the_engine_that_gave_them(known_as, tmp_path) -> None:
+    """vLLM takes no prefix, so transformers answers all."""
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "PREFIX_TUNING"}')
+    wanted = EvaluateConfig(backend="vllm", vllm={"max_model_len": 64})
+    assert known_as(BASE, wanted, tmp_path) == known_as(BASE, EvaluateConfig())
+
+
+def test_answers_of_a_model_folder_that_changed_after_the_plan_are_not_kept_under_its_old_digest(
+    known_as, tmp_path
+) -> None:
+    folder = shutil.copytree(model_folder(BASE), tmp_path / "my-model")
+    planned = resolve_model(ModelConfig(name=str(folder), dtype="float32"))
+    assert known_as(planned, EvaluateConfig())
+    (folder / "generation_config.json").write_text("{}")
+    with pytest.raises(BadInputError, match=r"model\.name: the files in .*my-model have changed since"):
+        known_as(planned, EvaluateConfig())
 
 
 def changed_adapter(folder, out):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
 
 from lorapar.config import RunConfig, load_config
 from lorapar.errors import BadInputError
@@ -16,6 +15,7 @@ from lorapar.stages.contract import StageCall, run_stage
 from lorapar.stages.plan import Settings, make_plan
 from lorapar.stages.plan_file import Plan
 from tests.notes import Notes
+from tests.processors import pretend_cpu
 
 OPEN = ["model.dtype=auto", "model.autocast=auto", "teachers=[{name: a}, {name: b, dtype: float16}]"]
 READ_THE_MODEL = ("init", "score-system1", "sft", "rl", "publish", "evaluate")
@@ -26,8 +26,7 @@ def cpu(monkeypatch):
     """Makes torch say whether this machine's CPU computes bfloat16 natively."""
 
     def use(*, native: bool) -> None:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native}, raising=False)
+        pretend_cpu(monkeypatch, {"avx512_bf16": native})
 
     return use
 

@@ -47,6 +47,35 @@ def test_what_is_kept_again_replaces_what_was_there(tmp_path) -> None:
         assert cache.recall("i", KEYS[:1]) == {KEYS[0]: "whole"}
 
 
+def test_asked_anew_nothing_from_before_is_recalled_and_the_new_text_is_everybodys(tmp_path) -> None:
+    """What was kept before stays, for others and in the file, until a new text takes its place."""
+    store, identity = open_store(tmp_path / "store"), "i" * 64
+    filled(tmp_path / "one", store, ["a", "b", "c"])
+    with ContentCache(tmp_path / "other", "answers", store) as other:
+        assert other.recall(identity, KEYS) == dict(zip(KEYS, "abc", strict=True))
+    for folder in ("two", "one"):  # a machine that knows nothing, and one that knows all
+        with ContentCache(tmp_path / folder, "answers", store, anew=True) as cache:
+            assert cache.recall(identity, KEYS) == {}
+            cache.keep(identity, KEYS[0], f"A of {folder}")
+            assert cache.recall(identity, KEYS) == {KEYS[0]: f"A of {folder}"}
+            with ContentCache(tmp_path / f"beside-{folder}", "answers", store) as beside:
+                assert beside.recall(identity, KEYS)[KEYS[1]] == "b"
+        for reader in ("one", "two", "other", f"beside-{folder}", f"new-{folder}"):
+            with ContentCache(tmp_path / reader, "answers", store) as cache:
+                found = cache.recall(identity, KEYS)
+            assert found == dict(zip(KEYS, (f"A of {folder}", "b", "c"), strict=True)), reader
+
+
+def test_a_text_that_is_given_again_is_the_last_word_again(tmp_path) -> None:
+    store = open_store(tmp_path / "store")
+    filled(tmp_path / "one", store, ["a"])
+    for text in ("b", "a"):
+        with ContentCache(tmp_path / text, "answers", store, anew=True) as cache:
+            cache.keep("i" * 64, KEYS[0], text)
+        with ContentCache(tmp_path / f"after-{text}", "answers", store) as cache:
+            assert cache.recall("i" * 64, KEYS) == {KEYS[0]: text}
+
+
 def test_damage_is_distinguished_from_a_full_disk(tmp_path) -> None:
     (tmp_path / "bad").write_bytes(b"no database at all, but long enough to look at" * 9)
     with pytest.raises(StorageError, match="the cache of answers cannot be used") as damaged:

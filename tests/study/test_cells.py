@@ -1,5 +1,7 @@
 """The runs of a study as base settings allow them: optional cells, and your own systems."""
 
+from dataclasses import replace
+
 import pytest
 
 from lorapar.config import RunConfig, load_config, validate_settings
@@ -137,3 +139,14 @@ def test_phases_that_a_cell_names_itself_are_left_as_they_are() -> None:
     given = parse_study(f"name: s\ntitle: t\nseeds: [0]\ncells:\n  - {{name: a, settings: {{phases: {named}}}}}", "s")
     (cell,) = cells_of(fitted(given, own), own, "/store")
     assert [one.system for one in cell.config.phases] == ["sums", "recall"]
+
+
+def test_a_setting_that_is_new_in_lorapar_leaves_earlier_results_as_they_are() -> None:
+    class Later(RunConfig):
+        added: bool = False
+
+    given = parse_study("name: s\ntitle: t\nseeds: [0]\ncells:\n  - {name: one, settings: {sft.epochs: 2}}\n", "s")
+    (cell,) = cells_of(given, load_config(preset="tiny"), "/store")
+    settings = cell.config.model_dump()
+    assert replace(cell, config=Later(**settings)).digest == cell.digest
+    assert replace(cell, config=Later(**settings, added=True)).digest != cell.digest

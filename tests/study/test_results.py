@@ -1,13 +1,18 @@
 """What is better than what: rows that cells got right, over seeds, as verdicts."""
 
+import random
+from collections import Counter
+
 import pytest
 
 from lorapar.config import load_config
 from lorapar.config.study import parse_study
 from lorapar.records import write_json
 from lorapar.study.cells import cells_of
+from lorapar.study.compared import comparisons, not_compared
 from lorapar.study.correlation import correlations
-from lorapar.study.results import Cost, Result, Step, _each, _sampled, comparisons, figures, seconds_spent
+from lorapar.study.report import _sentences
+from lorapar.study.results import Cost, Result, Step, _each, _sampled, figures, seconds_spent
 
 STUDY = "name: s\ntitle: t\nseeds: [0, 1]\ngrid: {partition.theta: [0.9, 0.5, 0.1]}\n"
 NO_COST = Cost(1.0, None, None, None, None, None)
@@ -70,6 +75,51 @@ def test_rows_that_are_sure_and_seeds_that_disagree():
     assert verdicts(parse_study(STUDY, "s"), right) == {"theta 0.5": "seeds disagree"}
 
 
+def test_rows_that_are_sure_where_another_seed_may_say_the_opposite():
+    """The rows leave no doubt, p < 0.001; over seeds the difference is 31 points, give or take 56."""
+    right = {"theta 0.9": [range(10), range(10)], "theta 0.5": [range(22), range(25)]}
+    study = parse_study(STUDY, "s")
+    (one,) = comparisons(study, results(study, {**right, "theta 0.5": [range(25), range(20)]}))
+    assert one.corrected < 0.001
+    assert one.interval[0] < 0 < one.interval[1]
+    assert one.verdict == "these seeds only"
+    assert verdicts(study, {**right, "theta 0.5": [range(22), range(22)]}) == {"theta 0.5": "better"}
+
+
+def test_one_seed_has_no_interval_and_no_verdict_on_other_seeds():
+    study = parse_study(STUDY.replace("[0, 1]", "[0]"), "s")
+    (one,) = comparisons(study, results(study, {"theta 0.9": [range(10)], "theta 0.5": [range(40)]}))
+    assert (one.interval, one.verdict) == (None, "these seeds only")
+    assert "One seed has no interval, and another may say the opposite." in _sentences(study, [one])[0]
+
+
+def test_a_seed_without_a_difference_does_not_agree():
+    study = parse_study(STUDY.replace("[0, 1]", "[0, 1, 2, 3, 4, 5]"), "s")
+    right = {"theta 0.9": [range(10)] * 6, "theta 0.5": [range(20)] * 5 + [range(10)]}
+    (one,) = comparisons(study, results(study, right))
+    assert one.interval[0] > 0
+    assert one.verdict == "these seeds only"
+    assert verdicts(study, {**right, "theta 0.5": [range(20)] * 5 + [range(18)]}) == {"theta 0.5": "better"}
+
+
+def test_cells_that_are_equal_are_seldom_better_or_worse():
+    """Training again moves the share of right answers by some 8 points; nothing else differs between the two cells."""
+    study = parse_study(STUDY.replace("[0, 1]", "[0, 1, 2]").replace(", 0.1", ""), "s")
+    cells = cells_of(study, load_config(preset="tiny"), "/store")
+    chance = random.Random(7)
+    found = Counter()
+    for _ in range(400):
+        made = []
+        for cell in cells:
+            share = min(1.0, max(0.0, chance.gauss(0.5, 0.08)))
+            rows = {f"seed {cell.seed} row {n}": chance.random() < share for n in range(64)}
+            made.append(result(cell, rows, Step("rl", cell.id, 1.0, adapter=cell.id)))
+        (one,) = comparisons(study, made)
+        found[one.verdict] += 1
+    assert found["better"] + found["worse"] <= 0.05 * 400
+    assert found["these seeds only"] >= 0.05 * 400, "which the test over rows alone calls better or worse"
+
+
 def test_equal_answers_are_equal():
     right = {"theta 0.9": [range(9), range(9)], "theta 0.5": [range(9), range(9)]}
     assert verdicts(parse_study(STUDY, "s"), right) == {"theta 0.5": "equal"}
@@ -92,6 +142,37 @@ def test_only_seeds_that_both_have_are_compared():
     made = results(study, {"theta 0.9": [range(20), range(20)], "theta 0.5": [range(25), range(40)]})
     (one,) = comparisons(study, [result for result in made if result.cell.id != "theta-0.5-seed1"])
     assert (one.seeds, one.rows, one.difference, one.interval) == (1, 40, pytest.approx(5 / 40), None)
+
+
+def test_cells_that_share_an_adapter_are_compared_once_whatever_seeds_are_missing():
+    study = parse_study(STUDY + "compare: pairs\n", "s")
+    made = results(study, {"theta 0.9": [range(20)] * 2, "theta 0.5": [range(30)] * 2, "theta 0.1": [range(30)] * 2})
+    for one in made:
+        if one.cell.name == "theta 0.1":  # the same adapters as theta 0.5
+            one.steps["rl"] = Step("rl", one.cell.id, 1.0, adapter=one.cell.id.replace("0.1", "0.5"))
+    pairs = [("theta 0.5", "theta 0.9")]
+    assert [(one.cell, one.other) for one in comparisons(study, made)] == pairs
+    without = [one for one in made if one.cell.id != "theta-0.1-seed1"]
+    found = [(one.cell, one.other, one.seeds) for one in comparisons(study, without)]
+    assert ("theta 0.1", "theta 0.5", 1) not in found, "they are one adapter with the seed that both have"
+
+
+def test_what_is_not_compared_is_said():
+    study = parse_study(STUDY, "s")
+    made = results(study, {"theta 0.9": [range(20)] * 2, "theta 0.5": [range(30)] * 2, "theta 0.1": [range(30)] * 2})
+    assert not_compared(study, made) == []
+    assert not_compared(study, [one for one in made if one.cell.name != "theta 0.9"]) == [
+        "Nothing is compared yet: theta 0.9, which cells are compared with, has not finished with any seed."
+    ]
+    apart = [one for one in made if one.cell.id in ("theta-0.9-seed0", "theta-0.5-seed1", "theta-0.1-seed0")]
+    assert not_compared(study, apart) == [
+        "theta 0.5 and theta 0.9 are not compared yet: no seed has finished with both."
+    ]
+    strange = next(one for one in made if one.cell.id == "theta-0.5-seed1")
+    strange.rows["after_rl", "system2"]["one more row"] = True
+    assert not_compared(study, made) == [
+        "theta 0.5 and theta 0.9 were asked other rows of System 2 with 1 of 2 seeds, which are not compared."
+    ]
 
 
 def test_a_mean_has_an_interval_over_seeds_and_the_paper_beside_it():

@@ -14,7 +14,7 @@ import yaml
 
 from lorapar.cli import app
 from lorapar.cli.base import reporter
-from lorapar.config import load_config, validate_settings
+from lorapar.config import load_config
 from lorapar.config.study import parse_study
 from lorapar.config.tune import validate_search
 from lorapar.errors import BadInputError
@@ -25,7 +25,7 @@ from lorapar.study.cells import cells_of
 from lorapar.study.folder import CellState, StudyFolder
 from lorapar.study.kept import result_of
 from lorapar.study.runner import StudyRun
-from lorapar.study.search import Search, _opened, _take_up, _tried
+from lorapar.study.search import Search
 
 CACHED = {node.name for node in GRAPH if is_cached(node.stage)}
 STUDY = """
@@ -201,7 +201,7 @@ def test_a_result_that_cannot_be_kept_is_one_line_and_the_run_folder_serves(smal
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lorapar.study.kept.write_atomically", full)
+    monkeypatch.setattr("lorapar.study.folder.write_atomically", full)
     run._keep_result(cell)
     assert lines == [
         f"{cell.label}: its result is not kept apart from its run folder ([Errno 28] No space left on device)"
@@ -343,61 +343,3 @@ def test_a_search_trains_less_than_it_tries_goes_on_and_ends_with_settings(small
     other = validate_search({**yaml.safe_load(SEARCH), "keep_one_of": 3}, "s")
     with pytest.raises(BadInputError, match="another search, or one of other settings, was made here"):
         Search(other, load_config(preset="tiny"), StudyFolder(out), "store", reporter, print).run()
-
-
-def test_a_trial_that_was_interrupted_is_made_again_with_its_values(tmp_path):
-    optuna = pytest.importorskip("optuna")
-    search = validate_search({"space": {"partition.theta": {"low": 0.5, "high": 1.0}}}, "s")
-    study = _opened(tmp_path / "journal.log", search)
-    _take_up(study, {"partition.theta": 0.9})
-    asked = study.ask().suggest_float("partition.theta", 0.5, 1.0)
-    study = _opened(tmp_path / "journal.log", search)
-    _take_up(study, {"partition.theta": 0.9})
-    assert [trial.state for trial in study.trials] == [optuna.trial.TrialState.FAIL, optuna.trial.TrialState.WAITING]
-    assert _tried(study) == 0
-    assert study.ask().suggest_float("partition.theta", 0.5, 1.0) == asked == 0.9
-
-
-def test_a_look_shortens_what_the_trial_itself_and_its_phases_train(tmp_path):
-    """Whoever says how long: the base settings, the search, the trial's own values, or a phase."""
-    phases = [
-        {"system": "system1", "method": "sft", "settings": {"epochs": 3.0, "batch_size": 2}},
-        {"system": "system2", "method": "rl", "settings": {"max_steps": 40}},
-        {"system": "system1", "method": "rl"},
-    ]
-    base = validate_settings({"phases": phases, "rl": {"max_steps": 10}}, "base")
-    values = {"space": {"sft.epochs": {"low": 1, "high": 4}}, "settings": {"rl.max_steps": 30}}
-    search = Search(validate_search(values, "s"), base, StudyFolder(tmp_path), "store", reporter, print)
-    short = search._shortened(0.1, {"sft.epochs": 2.0})
-    assert short["sft.epochs"] == pytest.approx(0.2)
-    assert short["rl.max_steps"] == 3
-    assert [one.get("settings") for one in short["phases"]] == [
-        {"epochs": pytest.approx(0.3), "batch_size": 2},
-        {"max_steps": 4},
-        {},
-    ]
-    assert search._cell("look", short).config.phases[2].of(search._cell("look", short).config.rl).max_steps == 3
-    assert search._shortened(1.0, {}) == {}
-
-
-def test_without_scores_the_sweep_rules_nothing_out(tmp_path):
-    """An adapter that is trained as a whole has none."""
-    search = validate_search({"space": {"sft.learning_rate": {"low": 1e-4, "high": 1e-2}}}, "s")
-    for kind, sweepable in (("lora", True), ("dora", False)):
-        base = load_config(preset="tiny", overrides=[f"adapter.kind={kind}"])
-        assert Search(search, base, StudyFolder(tmp_path), "store", reporter, print)._is_sweepable() is sweepable
-
-
-@pytest.mark.parametrize(
-    ("values", "told"),
-    [
-        ({"space": {"partition.theta": {"low": 1, "high": 0.5}}}, "low below high"),
-        ({"space": {"partition.theta": {"low": 0, "high": 1, "log": True}}}, "no logarithm"),
-        ({"space": {"seed": {"values": [1]}}}, "seed: a search sets it itself"),
-        ({"looks": [0.5, 0.1]}, "looks must rise and end with 1"),
-        ({"confirm_seeds": [0]}, "0 is the seed of the search"),
-    ],
-)
-def test_a_search_that_cannot_be_is_told_in_one_line(values, told):
-    with pytest.raises(BadInputError, match=told):
-        validate_search(values, "search.yaml")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from lorapar import own_code
 from lorapar.adapter import AdapterSettings, attach, save_adapter
 from lorapar.basemodel import load_model
 from lorapar.config import RlConfig, RowFilter
@@ -51,6 +52,20 @@ def config(**chosen: Any) -> RlConfig:
         rewards={"row_rewards:by_row": 1.0, "tag_count": 0.5},
         filter={"samples": SAMPLES, **chosen},
     )
+
+
+@pytest.mark.parametrize(
+    ("module", "matters"),
+    [("training.rollouts", True), ("training.sampling", True), ("training.rewards", False), ("answers", False)],
+)
+def test_another_build_of_what_samples_samples_again(module: str, matters: bool, monkeypatch: Any) -> None:
+    source = own_code._source
+    before = pass_rates.sampling_code()
+    monkeypatch.setattr(own_code, "_source", lambda name: source(name) + "#" * (name == f"lorapar.{module}"))
+    own_code.code_digest.cache_clear()
+    after = pass_rates.sampling_code()
+    own_code.code_digest.cache_clear()
+    assert (after != before) is matters
 
 
 @pytest.fixture

@@ -10,7 +10,10 @@ import torch
 import yaml
 from trl.trainer.utils import add_fused_lm_head
 
+from lorapar.basemodel import load_model
+from lorapar.config import ModelConfig
 from lorapar.training.forward import number_positions, score_labelled_only
+from lorapar.training.in_float32 import in_float32
 from lorapar.training.prompt_trees import PromptTrees, groups_together, plant
 
 TABLE = yaml.safe_load((Path(__file__).parents[1] / "families.yaml").read_text(encoding="utf-8"))
@@ -71,6 +74,39 @@ def test_a_family_scores_the_same_in_trees_or_is_known_not_to(make_family: Any, 
     assert found is not None
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", sorted(TREES | NO_TREES))
+@pytest.mark.parametrize("form", ["bfloat16", "autocast"])
+def test_what_a_model_does_is_seen_through_the_rounding_of_16_bits(make_family: Any, family: str, form: str) -> None:
+    """MPT's positions are wrong by less than what rounding moves other models."""
+    model = ready(make_family(family))
+    if form == "bfloat16":
+        model.to(torch.bfloat16)
+    before = {name: (values.dtype, values.data_ptr()) for name, values in model.named_parameters()}
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=form == "autocast"):
+        fits = PromptTrees(model).fits(model, lambda *trial: in_rows(model, *trial)[0])
+        assert fits is (family in TREES)
+        assert in_rows(model, *rows([9], group=2), 6)[0].isfinite().all(), "it goes on as before"
+    assert {name: (values.dtype, values.data_ptr()) for name, values in model.named_parameters()} == before
+
+
+@pytest.mark.parametrize(
+    "form", [{"quantization": "nf4", "compute_dtype": "bfloat16"}, {"quantization": "int8"}], ids=str
+)
+def test_a_quantised_model_is_tried_with_the_numbers_that_its_weights_stand_for(form: dict[str, str]) -> None:
+    config = ModelConfig.model_validate({"name": "builtin:tiny", "dtype": "float32", **form})
+    model = ready(load_model(config))
+    layer = model.model.layers[0].mlp.up_proj
+    states = torch.randn(3, layer.in_features, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = layer(states)
+        with in_float32(model):
+            wide = layer(states)
+            assert torch.equal(wide, layer(states.repeat(5, 1))[:3])
+        assert torch.equal(layer(states), before)
+        torch.testing.assert_close(wide, before, atol=0.05, rtol=0.05)
+        assert PromptTrees(model).fits(model, lambda *trial: in_rows(model, *trial)[0])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -158,3 +194,44 @@ def test_only_labelled_positions_reach_the_head(make_family: Any) -> None:
     for name in ("loss", "label_mask", *fields):
         torch.testing.assert_close(ours[name], theirs[name], atol=1e-5, rtol=1e-5)
     assert torch.equal(picked(input_ids=ids).logits, plain(input_ids=ids).logits), "without it nothing changes"
+
+
+@pytest.mark.parametrize("family", ["llama", "llama4_text", "bloom", "mixtral", "qwen3_next"])
+def test_short_rows_apart_from_long_ones_have_the_values_of_the_whole_batch(make_family: Any, family: str) -> None:
+    whole, split = make_family(family), make_family(family)
+    for model, apart in ((whole, False), (split, True)):
+        if model.base_model is model:
+            model.base_model_prefix = "model"
+        add_fused_lm_head(model, outputs=("log_probs", "entropy"))
+        score_labelled_only(model, split_by_length=apart)
+    passes = []
+    split.base_model.register_forward_pre_hook(
+        lambda _module, _args, given: passes.append(tuple(given["input_ids"].shape)), with_kwargs=True
+    )
+    lengths = torch.tensor([9, 21, 8, 9, 24, 7])
+    ids = torch.arange(6 * 26).view(6, 26) * 7 % 90 + 3
+    mask = (torch.arange(26) < lengths[:, None]).long()
+    labels = ids.masked_fill(mask == 0, -100)
+    labels[:, :4] = -100
+    inputs = {"input_ids": ids, "attention_mask": mask, "labels": labels, "fused_lm_head": True}
+    theirs, ours = whole(**inputs), split(**inputs)
+    assert passes == [(4, 9), (2, 24)]
+    for name in ("loss", "label_mask", "log_probs", "entropy"):
+        torch.testing.assert_close(ours[name], theirs[name], atol=1e-5, rtol=1e-5)
+    ours.log_probs.sum().backward()
+    theirs.log_probs.sum().backward()
+    for one, other in zip(split.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("lengths", [[24, 23, 22, 24], [24]])
+def test_rows_that_hardly_differ_in_length_stay_together(make_family: Any, lengths: list[int]) -> None:
+    model = make_family("llama")
+    add_fused_lm_head(model)
+    score_labelled_only(model, split_by_length=True)
+    passes = []
+    model.base_model.register_forward_pre_hook(lambda *given: passes.append(given))
+    mask = (torch.arange(24) < torch.tensor(lengths)[:, None]).long()
+    ids = torch.full_like(mask, 5)
+    model(input_ids=ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100), fused_lm_head=True)
+    assert len(passes) == 1

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import InfNanRemoveLogitsProcessor
 
 from lorapar.adapter import AdapterSettings, attach, load_adapter
 from lorapar.basemodel import load_model
-from lorapar.training.rollouts import repeats, shared_prompts
+from lorapar.training.rollouts import FiniteScores, repeats, shared_prompts
 
 GROUP = 4
 PAD = 0
@@ -98,6 +99,26 @@ def test_rows_that_ended_are_not_computed_and_the_others_are_what_they_were(
         assert steps[-1] < steps[0] == len(ids)
 
 
+@pytest.mark.parametrize("lengths", [(9, 9), (3, 9, 6)])
+def test_under_autocast_no_row_is_left_by_itself(model: Any, lengths: tuple[int, ...]) -> None:
+    """In bfloat16 a single row is summed up in another order, on some processors any number of rows."""
+    ids, mask = prompts(*lengths)
+    settings = {"max_new_tokens": 24, "eos_token_id": STOPS}
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = rollouts(model, ids, mask, **settings)
+        read: list[int] = []
+        model.get_base_model().model.register_forward_pre_hook(
+            lambda _module, _args, named: read.append(len(named["input_ids"])), with_kwargs=True
+        )
+        with shared_prompts(model, GROUP):
+            shared = rollouts(model, ids, mask, **settings)
+    assert torch.equal(shared.sequences, plain.sequences)
+    for ours, theirs in zip(shared.logits, plain.logits, strict=True):
+        going_on = ours.abs().sum(-1) > 0
+        assert torch.equal(ours[going_on], theirs[going_on])
+    assert min(read[1:]) >= 2
+
+
 @pytest.mark.parametrize("family", ["gemma3_text", "mistral", "gpt2", "deepseek_v3", "bloom", "gpt_oss"])
 def test_families_sample_the_same_where_rows_end(make_family: Any, family: str) -> None:
     base = make_family(family)
@@ -123,3 +144,23 @@ def test_the_model_generates_plainly_afterwards(model: Any) -> None:
     with pytest.raises(RuntimeError, match="stop"), shared_prompts(model, GROUP):
         raise RuntimeError("stop")
     assert "generate" not in vars(model)
+
+
+@pytest.mark.parametrize("broken", [(), (float("nan"),), (float("inf"), float("nan")), (float("-inf"),)])
+def test_scores_that_are_no_numbers_are_mended_as_transformers_does(broken: tuple[float, ...]) -> None:
+    scores = torch.randn(2, 9, generator=torch.Generator().manual_seed(0))
+    scores[1, : len(broken)] = torch.tensor(broken)
+    expected = InfNanRemoveLogitsProcessor()(torch.zeros(2, 1), scores)
+    found = FiniteScores()(torch.zeros(2, 1, dtype=torch.long), scores)
+    assert torch.equal(found, expected)
+    assert found.isfinite().all()
+    assert (found is scores) is (not broken), "numbers are left alone"
+
+
+def test_a_model_that_went_nan_is_sampled_from_without_an_error(model: Any) -> None:
+    with torch.no_grad():
+        model.get_input_embeddings().weight.fill_(float("nan"))
+    ids, mask = prompts(9, 7)
+    for group in (GROUP, 1):
+        with shared_prompts(model, group):
+            assert len(rollouts(model, ids, mask, do_sample=True).sequences) == len(ids)

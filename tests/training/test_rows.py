@@ -6,7 +6,7 @@ from lorapar.basemodel import load_tokenizer
 from lorapar.config import ModelConfig, PromptConfig, RlConfig, SftConfig
 from lorapar.prompts import encode_rows, rows_of
 from lorapar.records import Example, Turn
-from lorapar.training.rows import ChosenRows, drop_unanswered, with_unseen
+from lorapar.training.rows import ChosenRows, drop_unanswered, tokens_read, with_unseen
 
 ROWS = ChosenRows(rows_of([Example(id=str(n), question=f"{n}?", answer="1") for n in range(20)], "system1"))
 
@@ -55,3 +55,10 @@ def test_rows_are_rendered_once_to_choose_and_to_learn_them(monkeypatch, train_o
     assert chosen.encoded == expected
     wholes = [one for one in rendered if "'assistant', 'content': '1'" in one[0]]
     assert len(wholes) == len(set(wholes)) == len(rows)
+
+
+def test_tokens_that_are_read_are_those_of_every_step() -> None:
+    """Three rows of ten tokens in all, two a step: two steps an epoch, the last one with the row that is left."""
+    encoded = [{"input_ids": [1] * size, "labels": [1] * size} for size in (2, 3, 5)]
+    chosen = ChosenRows([], encoded=encoded)
+    assert [tokens_read(chosen, steps, rows_a_step=2) for steps in (1, 2, 4)] == [5, 10, 20]

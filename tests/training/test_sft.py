@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -74,12 +75,36 @@ def test_a_head_for_answers_only_gives_the_losses_and_the_adapter_of_the_whole_h
     losses, tuned = [], []
     for name in ("answers only", "whole rows"):
         if name == "whole rows":
-            monkeypatch.setattr("lorapar.training.trainers.score_labelled_only", lambda _model: None)
+            monkeypatch.setattr("lorapar.training.trainers.score_labelled_only", lambda _model, **_settings: None)
         job = make_job(name)
         train_sft(job, settings, system1=kit.words(8), system2=[])
         history = (job.output / "history.jsonl").read_text().splitlines()
         losses.append([json.loads(line)["loss"] for line in history])
         tuned.append(kit.tensors(job.output))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    for name, tensor in tuned[0].items():
+        torch.testing.assert_close(tensor, tuned[1][name], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("loss_average", ["token", "row"])
+def test_rows_computed_apart_by_length_give_the_losses_and_the_adapter_of_whole_batches(
+    make_job: Make, kit, start: Path, tmp_path: Path, loss_average: str
+) -> None:
+    """Without dropout, which draws its numbers by a batch's shape."""
+    without = shutil.copytree(start / "adapter", tmp_path / "without dropout")
+    described = json.loads((without / "adapter_config.json").read_text())
+    (without / "adapter_config.json").write_text(json.dumps({**described, "lora_dropout": 0.0}))
+    settings = config(max_steps=5, batch_size=4, rows="all", learning_rate=1e-4, loss_average=loss_average)
+    losses, tuned = [], []
+    for split in (False, True):
+        job = make_job(f"split {split}", adapter=without)
+        train_sft(
+            job, settings.model_copy(update={"split_by_length": split}), system1=kit.words(8), system2=kit.sums(8)
+        )
+        history = (job.output / "history.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in history])
+        tuned.append(kit.tensors(job.output))
+        assert json.loads((job.output / "summary.json").read_text())["split_by_length"] is split
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     for name, tensor in tuned[0].items():
         torch.testing.assert_close(tensor, tuned[1][name], atol=1e-6, rtol=0)
@@ -109,6 +134,7 @@ def test_summary_and_history_tell_what_happened(make_job: Make, kit) -> None:
     assert {"loss", "learning_rate", "grad_norm"} <= set(steps[0])
     summary = json.loads((job.output / "summary.json").read_text())
     assert summary["rows"] == {"system1": 8}
+    assert metrics["tokens_read"] == summary["tokens_read"] > 8 * len(steps)
     assert summary["moment_bytes"] < 8 * summary["elements"]
     assert summary["trl"]["max_length"] == 512
     assert summary["trl"]["packing"] is False

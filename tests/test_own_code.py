@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 import lorapar
-from lorapar.stages import code
+from lorapar import own_code as code
 
 PACKAGE = Path(lorapar.__file__).parent
 

@@ -1,13 +1,14 @@
-"""The digest of a stage's own code: its module and everything of this package that it imports, directly or not.
+"""The digest of a module's code with everything of this package that it imports, directly or not.
 
-A finished stage is reused only while the code that made it is unchanged; a change to the report leaves SFT alone.
+A finished stage is reused only while the code that made it is unchanged, and so is a remembered answer; a change to the
+report leaves both alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,10 +35,13 @@ _WITHOUT_EFFECT = {
 
 
 @cache
-def code_digest(module: str) -> str:
-    """sha256 over the package version and the source of `module` and of what it imports from this package."""
+def code_digest(module: str, without: frozenset[str] = frozenset()) -> str:
+    """sha256 over the package version and the source of `module` and of what it imports from this package.
+
+    `without`: modules and packages that are left out, with what only they import.
+    """
     digest = hashlib.sha256(__version__.encode())
-    for name in sorted(_reachable(module)):
+    for name in sorted(_reachable(module, without)):
         digest.update(name.encode() + b"\0" + (_source(name) + _beside(name)).encode() + b"\0")
     return digest.hexdigest()
 
@@ -63,12 +67,12 @@ def _outside_source(module: str) -> str:
     return Path(origin).read_text(encoding="utf-8") if origin is not None and origin.endswith(".py") else ""
 
 
-def _reachable(module: str) -> set[str]:
+def _reachable(module: str, without: Iterable[str] = ()) -> set[str]:
     found: set[str] = set()
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name in found or name in _WITHOUT_EFFECT:
+        if name in found or name in _WITHOUT_EFFECT or any(f"{name}.".startswith(f"{one}.") for one in without):
             continue
         found.add(name)
         waiting += _imports(name)
