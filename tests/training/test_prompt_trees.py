@@ -103,7 +103,7 @@ def test_a_quantised_model_is_tried_with_the_numbers_that_its_weights_stand_for(
         before = layer(states)
         with in_float32(model):
             wide = layer(states)
-            assert torch.equal(wide, layer(states.repeat(5, 1))[:3])
+            torch.testing.assert_close(layer(states.repeat(5, 1))[:3], wide, atol=1e-5, rtol=1e-5)
         assert torch.equal(layer(states), before)
         torch.testing.assert_close(wide, before, atol=0.05, rtol=0.05)
         assert PromptTrees(model).fits(model, lambda *trial: in_rows(model, *trial)[0])
@@ -217,11 +217,12 @@ def test_short_rows_apart_from_long_ones_have_the_values_of_the_whole_batch(make
     theirs, ours = whole(**inputs), split(**inputs)
     assert passes == [(4, 9), (2, 24)]
     for name in ("loss", "label_mask", "log_probs", "entropy"):
-        torch.testing.assert_close(ours[name], theirs[name], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(ours[name], theirs[name], atol=5e-5, rtol=1e-5)
     ours.log_probs.sum().backward()
     theirs.log_probs.sum().backward()
     for one, other in zip(split.parameters(), whole.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, atol=1e-3, rtol=1e-3)
+        rounding = 2e-4 * other.grad.abs().max().item()  # qwen3_next, which adds up in chunks: 3e-5
+        torch.testing.assert_close(one.grad, other.grad, atol=rounding, rtol=0)
 
 
 @pytest.mark.parametrize("lengths", [[24, 23, 22, 24], [24]])

@@ -15,7 +15,7 @@ from lorapar.evaluation.sandbox import Limits
 PROGRAMS = Path(__file__).parent / "programs"
 # The wall clock is generous: on a machine with busy cores starting the interpreter alone can take a second.
 LIMITS = Limits(
-    wall_seconds=5,
+    wall_seconds=8,
     cpu_seconds=2,
     memory_bytes=256 << 20,
     processes=8,
