@@ -169,8 +169,10 @@ class RunConfig(Section):
         return tuple(dict.fromkeys(system for system, _ in systems_trained(trained_in("sft", self.phases))))
 
     @property
-    def rewarded_without_answer(self) -> Literal["none", "tests", "all"]:
+    def rewarded_without_answer(self) -> Literal["none", "tests", "all", "no_rl"]:
         """Rows without a short answer that RL rewards: all by a judge or reward model, those with tests by these."""
+        if "rl" not in self.methods:
+            return "no_rl"
         if any(one.brings_its_own for one in self.rl.reward_configs().values()):
             return "all"
         return "tests" if "passes_tests" in self.rl.rewards else "none"

@@ -68,6 +68,7 @@ class StudyConfig(Section):
         "execute", description="Last stage of each cell: everything up to evaluation, or the partition alone"
     )
     settings: Values = Field({}, description="Settings of every cell by section.key, on top of the base settings")
+    needs: Values = Field({}, description="What the base settings must have, by section.key; others are refused")
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = Field((0, 1, 2), description="Seeds of every cell")
     grid: dict[str, Annotated[tuple[JsonValue, ...], Field(min_length=1)]] = Field(
         {}, description="Values of each section.key; every combination is a cell"
@@ -91,6 +92,9 @@ class StudyConfig(Section):
             twice = [one for place, one in enumerate(given) if one in given[:place]]
             if twice:
                 raise ValueError(f"{what}: {twice[0]} is there twice; keep one")
+        for key in self.settings:
+            if key in self.grid:
+                raise ValueError(f"settings: {key} is in grid too; leave one of them out")
         if self.compare == "pairs" and self.reference is not None:
             raise ValueError("reference: does nothing where compare is pairs; leave one of them out")
         return self

@@ -21,6 +21,13 @@ class Dimension(Section):
     log: bool = Field(False, description="Draw the logarithm evenly, as for learning rates")
     values: tuple[JsonValue, ...] = Field((), description="Values, instead of a range")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_named(cls, given: Any) -> Any:
+        if not isinstance(given, Dimension | dict):
+            raise ValueError(f"write {{low: ..., high: ...}} or {{values: [...]}} (got {given})")
+        return given
+
     @model_validator(mode="after")
     def _range_or_values(self) -> Dimension:
         if self.values:
@@ -104,7 +111,9 @@ def load_search(path: Path | None) -> TuneConfig:
     """The search of a YAML file, or the default one; raises BadInputError in one line."""
     if path is None:
         return TuneConfig()
-    text = read_text(path, absent=f"there is no search {path}; without one, theta, alpha, beta and learning rates are")
+    text = read_text(
+        path, absent=f"there is no search {path}; without one, theta, alpha, beta and learning rates are searched"
+    )
     return validate_search(parse_settings(text, str(path)), str(path))
 
 

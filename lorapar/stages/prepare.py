@@ -39,8 +39,8 @@ class Settings(StageSettings):
     data: DataConfig
     prompts: PromptConfig
     seed: int
-    rewarded_without_answer: Literal["none", "tests", "all"] = "none"
-    """Rows without a short answer that RL rewards all the same; `plan` knows it from `rl.rewards`."""
+    rewarded_without_answer: Literal["none", "tests", "all", "no_rl"] = "none"
+    """Rows without a short answer that RL rewards all the same; `plan` knows it from `rl.rewards` and `phases`."""
 
 
 SPEC = StageSpec(
@@ -136,7 +136,7 @@ def _omissions(loaded: LoadedData, without_answer: str) -> list[Omission]:
             count=sum(_cannot_be_rewarded(one, without_answer) for one in loaded.examples),
             total=rows,
             what=f"rows have {neither} reference answer",
-            why="RL leaves them out and their accuracy cannot be measured",
+            why=("" if without_answer == "no_rl" else "RL leaves them out and ") + "their accuracy cannot be measured",
             remedy="name data.columns.reference or reference_pattern",
         ),
     ]
@@ -151,7 +151,8 @@ def _log_notes(call: StageCall[Settings], loaded: LoadedData, omissions: list[Om
     for column, count in loaded.blank_texts.items():
         call.progress.log(f"{count:,} cells of '{column}' hold a text such as nan or <NA> and count as empty")
     without = call.settings.rewarded_without_answer
-    if all(_cannot_be_rewarded(one, without) for one in loaded.examples if one.split == "train"):
+    trains = [one for one in loaded.examples if one.split == "train"]
+    if without != "no_rl" and all(_cannot_be_rewarded(one, without) for one in trains):
         nothing = (
             "no row has a short reference answer, so RL has nothing to reward: name data.columns.reference or "
             "reference_pattern, or stop with --until sft"

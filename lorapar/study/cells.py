@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
+
 from lorapar.config import SYSTEMS, RunConfig, apply_override, dump_changed, parse_settings, validate_settings
 from lorapar.config.study import TEACHERS_COUNT, StudyCell, StudyConfig, Values
 from lorapar.config.training import PhaseConfig
@@ -58,6 +60,7 @@ def fitted(study: StudyConfig, base: RunConfig) -> StudyConfig:
     belong to its two systems. If the reference is left out, the first remaining cell replaces it. Raises BadInputError
     where no cell remains.
     """
+    _refuse_unfit(study, base)
     named = base.system_names != SYSTEMS
     kept: list[StudyCell] = []
     left_out: dict[str, str] = {}
@@ -76,6 +79,18 @@ def fitted(study: StudyConfig, base: RunConfig) -> StudyConfig:
         raise BadInputError(f"study {study.name}: no cell fits these settings ({why}); write a study for them")
     changed = _without(study, kept, left_out)
     return _for_named(changed, base) if named else changed
+
+
+def _refuse_unfit(study: StudyConfig, base: RunConfig) -> None:
+    for key, needed in study.needs.items():
+        found: Any = base.model_dump(mode="json")
+        for part in key.split("."):
+            found = found.get(part) if isinstance(found, dict) else None
+        if found != needed:
+            raise BadInputError(
+                f"study {study.name}: its cells are for base settings with {key} {needed}, not {found}; use another "
+                "study, or write one for these settings"
+            )
 
 
 def _why_not(study: StudyConfig, base: RunConfig, cell: StudyCell) -> str | None:
@@ -143,6 +158,7 @@ def cells_of(study: StudyConfig, base: RunConfig, store: str) -> list[Cell]:
     """
     named = named_cells(study)
     check_names(study, [name for name, _ in named])
+    _check_beside(study, base)
     cells = [_cell(study, base, name, values, seed, store) for name, values in named for seed in study.seeds]
     for cell in cells:
         if len(cell.id) > _LONGEST:
@@ -184,6 +200,16 @@ def check_names(study: StudyConfig, names: list[str]) -> None:
                 f"study {study.name}: {key}: no cell is called '{name}'{nearest(str(name), names)}; "
                 f"cells: {'; '.join(names)}"
             )
+
+
+def _check_beside(study: StudyConfig, base: RunConfig) -> None:
+    measures = [*base.system_names, *(one.task for one in base.evaluate.benchmarks), *base.evaluate.judges]
+    beside = study.paper.beside if study.paper else measures[0]
+    if not any(beside == one or beside.startswith(f"{one}/") for one in measures):
+        raise BadInputError(
+            f"study {study.name}: paper.beside: nothing is measured as '{beside}'{nearest(beside, measures)}; "
+            f"measured: {', '.join(measures)}"
+        )
 
 
 def reference_of(study: StudyConfig) -> str:
@@ -241,6 +267,8 @@ def settings_with(base: RunConfig, values: Values, origin: str) -> dict[str, Any
     """The base settings with values by `section.key`, not yet checked; `origin` is what errors call them."""
     settings = parse_settings(dump_changed(base), origin)
     for key, value in values.items():
+        if isinstance(getattr(base, key, None), BaseModel):  # it would undo what the base settings say of the section
+            raise BadInputError(f"{origin}: {key}: is a section; write {key}.KEY for each of its keys")
         if key == TEACHERS_COUNT:
             settings["teachers"] = _first_teachers(base, value, origin)
         else:

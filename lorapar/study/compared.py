@@ -149,13 +149,14 @@ class _Compared:
 
     def comparison(self, confidence: float, corrected: float) -> Comparison:
         interval = seed_interval(self.shares, confidence)
+        within = None if interval is None else (max(-1.0, interval[0]), min(1.0, interval[1]))
         return Comparison(
             cell=self.pair[0],
             other=self.pair[1],
             model=self.reading[0],
             measure=self.reading[1],
             difference=fmean(self.shares),
-            interval=interval,
+            interval=within,
             p_value=self.p_value,
             corrected=corrected,
             seeds=len(self.shares),

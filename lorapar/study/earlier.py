@@ -20,7 +20,7 @@ def refuse_other_settings(study: StudyConfig, base: RunConfig, cells: Sequence[C
 
     Seeds, cells and what only tables show may change; a cell that has a result must come to the settings it had then.
     """
-    if not any(folder.root.glob("cells/*/result*.json")) and not any(folder.has_run(cell) for cell in cells):
+    if not any(folder.root.glob("cells/*/result*.json")) and not any(folder.computed(cell) for cell in cells):
         return
     for cell in cells:
         other = {digest for digest in folder.computed(cell) if digest != cell.digest}

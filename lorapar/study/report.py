@@ -221,7 +221,8 @@ def _sections(
     found.append(("Partition", ["Mean over seeds, and its interval."], _region_rows(regions)))
     costs = [
         "As if each cell had shared nothing. Elements are those that SFT and RL trained; tokens are those that SFT "
-        "read, prompts and answers of every step, and those sampled in RL. "
+        "read, prompts and answers of every step, and those sampled in RL. Answers that another cell or seed had asked "
+        "for are recalled, and their time is not counted again. "
         "A second is one of the machine it ran on, with whatever ran beside it."
     ]
     found.append(("Cost", costs, _cost_rows(results)))

@@ -11,8 +11,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from lorapar.config import SYSTEMS
 from lorapar.config.study import StudyConfig
-from lorapar.config.training import methods_of
+from lorapar.config.training import methods_of, systems_trained
 from lorapar.evaluation.accuracy import read_outcomes
 from lorapar.evaluation.intervals import wilson_interval
 from lorapar.local.folder import RunFolder, StageRecord
@@ -119,7 +120,26 @@ def read_result(cell: Cell, folder: RunFolder) -> Result:
     adapter = cell.config.adapter
     elements = (partition["elements"], adapter.rank, adapter.layout)
     steps = {name: Step.of(record) for name, record in records.items()}
-    return Result(cell, rows, regions, scores, elements, _again(folder, records), _cost(folder, records), steps)
+    again, cost = _again(folder, records), _cost(folder, records)
+    if "sft" in records:
+        regions = _as_trained(regions, cell, cost, partition["elements"] if again else None)
+    return Result(cell, rows, regions, scores, elements, again, cost, steps)
+
+
+def _as_trained(regions: dict[str, float], cell: Cell, cost: Cost, scored_again: int | None) -> dict[str, float]:
+    """Without the shares of elements that no phase trained; RL's own where it scored that many elements again."""
+    if cell.config.system_names == SYSTEMS:
+        trained = {f"{method}_active_fraction" for method in cell.config.methods}
+    else:
+        trained = {f"{system}_trained_fraction" for system, _ in systems_trained(cell.config.phases)}
+    kept = {
+        name: value
+        for name, value in regions.items()
+        if name in trained or not name.endswith(("_active_fraction", "_trained_fraction"))
+    }
+    if scored_again and cost.rl_active is not None and "rl_active_fraction" in kept:
+        kept["rl_active_fraction"] = cost.rl_active / scored_again
+    return kept
 
 
 def _again(folder: RunFolder, records: dict[str, StageRecord]) -> dict[str, float]:
@@ -228,8 +248,8 @@ def region_means(study: StudyConfig, results: Sequence[Result]) -> list[Figure]:
     """The means of the partitions' metrics."""
     found = []
     for name, own in by_cell(study, results):
-        for region in own[0].regions:
-            shares = [result.regions[region] for result in own]
+        for region in dict.fromkeys(region for result in own for region in result.regions):
+            shares = [result.regions[region] for result in own if region in result.regions]
             interval = seed_interval(shares, study.confidence)
             found.append(Figure(name, "", region, fmean(shares), interval, len(shares), 0))
     return found

@@ -8,6 +8,7 @@ from lorapar.errors import BadInputError
 from lorapar.study.cells import cells_of, fitted, reference_of
 
 GRID = "name: mine\ntitle: Why?\ngrid: {partition.theta: [0.5, 0.9]}\n"
+PAPER = "paper: {source: table 3, measure: right answers, beside: sytem2, figures: []}"
 
 
 def cells(text, *overrides, preset="tiny"):
@@ -20,6 +21,10 @@ def test_a_study_that_ships_fits_every_size(name, preset):
     study = load_study(name)
     assert study.name == name
     base = load_config(preset=preset)
+    if name == "baselines-short" and preset != "demo":
+        with pytest.raises(BadInputError, match="its cells are for base settings with"):
+            fitted(study, base)
+        return
     study = fitted(study, base)
     found = cells_of(study, base, "/store")
     assert len(found) == len({cell.name for cell in found}) * len(study.seeds)
@@ -87,6 +92,12 @@ def test_the_first_teachers_vote():
         ("name: m\ntitle: t\ncells: [{name: a, settings: {name.x: 1}}]", "name.x: a study sets it itself"),
         ("name: m\ntitle: t\ncells: [{name: a, settings: {sft.epochs.x: 1}}]", "study m, a: sft.epochs: must be"),
         (GRID + "seeds: [1.0]", r"seeds.0: must be a whole number"),
+        (GRID + "settings: {partition.theta: 1}", "settings: partition.theta is in grid too; leave one of them out"),
+        (
+            GRID + "settings: {partition: {alpha: 1}}",
+            "study mine, theta 0.5: partition: is a section; write partition.KEY",
+        ),
+        (GRID + PAPER, r"paper.beside: nothing is measured as 'sytem2' \(did you mean 'system2'\?\)"),
     ],
 )
 def test_what_is_wrong_is_one_line(text, line):

@@ -142,6 +142,16 @@ def test_rows_without_a_reference_are_enough_for_judges_and_tests(kit, tmp_path,
             kit.run("prepare", tmp_path / "out", settings)
 
 
+def test_a_run_without_rl_needs_no_reference(kit, tmp_path, file):
+    notes = kit.Notes()
+    data = {"source": str(file), "bad_rows": "leave_out", "heldout": 1}
+    config = RunConfig(data=data, phases=["sft"], **READER)
+    settings = stage_settings(config, "prepare", {}).model_dump(mode="json")
+    kit.run("prepare", tmp_path / "out", settings, progress=notes)
+    (told,) = [line for line in notes.lines if "have no reference answer" in line]
+    assert "rows have no reference answer: their accuracy cannot be measured; name" in told
+
+
 LEAKED = "A baker sells nine loaves every morning and twice as many in the evening, how many loaves in a week?"
 
 

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from lorapar.errors import BadInputError, ExitCode, LoraparError
+from lorapar.local.folder import RunFolder, StageRecord
 from tests.study.stand_ins import STUDY, Workers, called, edited, ran
 
 FIRST, SECOND = "theta-0.9-seed0", "theta-0.5-seed0"
@@ -73,9 +74,16 @@ def test_results_whose_digest_an_earlier_build_counted_otherwise_still_count(few
 
 
 def test_what_has_failed_may_be_tried_with_other_settings(workers, tmp_path):
+    """However far its run came: a plan is no result."""
     workers.codes = {FIRST: 2, SECOND: 2}
     with pytest.raises(LoraparError, match="2 of 2 cells failed"):
         ran(tmp_path / "few", STUDY)
+    run = RunFolder(tmp_path / "few" / "cells" / FIRST / "run")
+    run.node("plan").mkdir(parents=True)
+    run.write_record(
+        run.node("plan"), StageRecord(node="plan", stage="plan", version="1", settings={}, inputs={}, code="c")
+    )
+    assert run.records()
     workers.codes = {}
     assert "2 of 2 runs finished" in (ran(tmp_path / "few", STUDY, "--set", "sft.max_steps=2") and report(tmp_path))
 

@@ -12,7 +12,7 @@ from lorapar.study.cells import cells_of
 from lorapar.study.compared import comparisons, not_compared
 from lorapar.study.correlation import correlations
 from lorapar.study.report import _sentences
-from lorapar.study.results import Cost, Result, Step, _each, _sampled, figures, seconds_spent
+from lorapar.study.results import Cost, Result, Step, _as_trained, _each, _sampled, figures, region_means, seconds_spent
 
 STUDY = "name: s\ntitle: t\nseeds: [0, 1]\ngrid: {partition.theta: [0.9, 0.5, 0.1]}\n"
 NO_COST = Cost(1.0, None, None, None, None, None)
@@ -49,6 +49,29 @@ def test_ranks_are_compared_over_seeds_with_the_reference_and_over_sft():
     assert found["theta 0.5", "theta 0.9", "system2"].mean == pytest.approx(-1)
     assert found["theta 0.9", "after SFT", "system2"].mean == 0.5
     assert ("theta 0.5", "other seeds", "system1") not in found, "it has one seed"
+
+
+def test_the_share_that_a_stage_trains_is_of_what_it_trained():
+    """Without RL nothing is trained by it, and RL that scored again trains other elements than the partition says."""
+    study = parse_study("name: s\ntitle: t\nseeds: [0]\ncells: [{name: a}, {name: b, settings: {phases: [sft]}}]", "s")
+    both, alone = cells_of(study, load_config(preset="tiny"), "/store")
+    made = {"jaccard": 0.5, "sft_active_fraction": 0.4, "rl_active_fraction": 0.3}
+    cost = Cost(1.0, 3, 2, 100, 40, 25)
+    assert _as_trained(made, both, cost, None) == made
+    assert _as_trained(made, both, cost, 100) == {**made, "rl_active_fraction": 0.25}
+    assert _as_trained(made, alone, cost, None) == {"jaccard": 0.5, "sft_active_fraction": 0.4}
+    own = [Result(cell, {}, _as_trained(made, cell, cost, None), {}, (), {}, cost, {}) for cell in (both, alone)]
+    shown = {(one.cell, one.measure): one.mean for one in region_means(study, own)}
+    assert shown["a", "rl_active_fraction"] == 0.3
+    assert ("b", "rl_active_fraction") not in shown
+
+
+def test_a_difference_lies_between_all_wrong_and_all_right():
+    found = comparisons(
+        parse_study(STUDY, "s"),
+        results(parse_study(STUDY, "s"), {"theta 0.9": [[], []], "theta 0.5": [range(40), range(8)]}),
+    )
+    assert [(one.difference, one.interval) for one in found] == [(0.6, (-1.0, 1.0))]
 
 
 def verdicts(study, right):

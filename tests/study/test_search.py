@@ -366,6 +366,7 @@ def test_without_scores_the_sweep_rules_nothing_out(tmp_path):
         ({"space": {"partition.theta": {"low": 1, "high": 0.5}}}, "low below high"),
         ({"space": {"partition.theta": {"low": 0, "high": 1, "log": True}}}, "no logarithm"),
         ({"space": {"seed": {"values": [1]}}}, "seed: a search sets it itself"),
+        ({"space": {"partition.theta": [0.7, 0.9]}}, r"space.partition.theta: write {low: ..., high: ...} or {values"),
         ({"looks": [0.5, 0.1]}, "looks must rise and end with 1"),
         ({"looks": [0.5, 1.2]}, "looks"),
         ({"keep_one_of": 1}, "keep_one_of"),
