@@ -65,8 +65,9 @@ def _by_shape(model: torch.nn.Module) -> tuple[list[torch.nn.Linear], bool]:
 
 
 def _goes_by_row(layer: torch.nn.Linear) -> bool:
-    narrow = torch.bfloat16 if layer.weight.dtype == torch.bfloat16 else torch.float32
-    inputs = torch.randn(_ALL_ROWS, layer.in_features, generator=torch.Generator().manual_seed(0)).to(narrow)
+    # Packed weights are no number format: their layer turns what comes into the one that it computes in.
+    taken = layer.weight.dtype if layer.weight.is_floating_point() else torch.float32
+    inputs = torch.randn(_ALL_ROWS, layer.in_features, generator=torch.Generator().manual_seed(0)).to(taken)
     every = layer(inputs)
     return all(
         torch.equal(layer(inputs[start : start + rows]), every[start : start + rows])

@@ -215,6 +215,8 @@ def test_in_a_narrow_format_batches_are_computed_whole(make_family, tokenizer) -
     rows = [{"input_ids": [*prompt, 3], "labels": [-100] * len(prompt) + [3]} for prompt in prompts]
     for model in (
         TransformersModel(make_family("llama").bfloat16(), tokenizer),
+        TransformersModel(make_family("llama").half(), tokenizer),
+        TransformersModel(make_family("llama").half(), tokenizer, autocast=True),
         TransformersModel(make_family("llama"), tokenizer, autocast=True),
     ):
         seen, _ = columns_read(model, prompts, rows, 1)

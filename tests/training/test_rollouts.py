@@ -10,6 +10,7 @@ from transformers import InfNanRemoveLogitsProcessor
 
 from lorapar.adapter import AdapterSettings, attach, load_adapter
 from lorapar.basemodel import load_model
+from lorapar.config import ModelConfig
 from lorapar.training.rollouts import FiniteScores, repeats, shared_prompts
 
 GROUP = 4
@@ -19,7 +20,11 @@ PAD = 0
 @pytest.fixture
 def model(start: Any, kit: Any) -> Any:
     """The tiny model with an adapter that has moved from its start."""
-    tuned = load_adapter(load_model(kit.TINY), start / "adapter", trainable=True).eval()
+    return moved(kit.TINY, start)
+
+
+def moved(config: ModelConfig, start: Any) -> Any:
+    tuned = load_adapter(load_model(config), start / "adapter", trainable=True).eval()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in tuned.named_parameters():
@@ -99,12 +104,16 @@ def test_rows_that_ended_are_not_computed_and_the_others_are_what_they_were(
         assert steps[-1] < steps[0] == len(ids)
 
 
+@pytest.mark.parametrize(("dtype", "autocast"), [("float32", True), ("float16", False), ("float16", True)])
 @pytest.mark.parametrize("lengths", [(9, 9), (3, 9, 6)])
-def test_under_autocast_no_row_is_left_by_itself(model: Any, lengths: tuple[int, ...]) -> None:
-    """In bfloat16 a single row is summed up in another order, on some processors any number of rows."""
+def test_in_narrow_formats_no_row_is_left_by_itself(
+    start: Any, kit: Any, lengths: tuple[int, ...], dtype: str, autocast: bool
+) -> None:
+    """In bfloat16 and float16 a single row is summed up in another order, on some processors any number of rows."""
     ids, mask = prompts(*lengths)
+    model = moved(kit.TINY.model_copy(update={"dtype": dtype}), start)
     settings = {"max_new_tokens": 24, "eos_token_id": STOPS}
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         plain = rollouts(model, ids, mask, **settings)
         read: list[int] = []
         model.get_base_model().model.register_forward_pre_hook(
