@@ -4,7 +4,7 @@ The key of an answer is the sha256 of all it depends on: the model (weights, ada
 options, tokens that end an answer, longest answer, our code that asks it, versions of the libraries that compute it)
 and what it was asked, in tokens. Verdicts are not kept: an answer is judged again. `lorapar.store.remembered` decides
 where answers are kept. Nothing that goes wrong there fails an evaluation: what cannot be read is asked again, what
-cannot be written is not kept.
+cannot be written is not kept. File and store fail apart: without one of them answers are kept in the other.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -21,12 +22,12 @@ from lorapar.basemodel import resolve_model
 from lorapar.basemodel.quantized import is_quantized
 from lorapar.basemodel.shape import config_values
 from lorapar.config import EvaluateConfig, ModelConfig
-from lorapar.errors import LoraparError, StorageError
+from lorapar.errors import LoraparError
 from lorapar.own_code import code_digest
 from lorapar.progress import Progress
 from lorapar.records import digest_of
 from lorapar.store import ObjectStore, file_sha256
-from lorapar.store.remembered import ContentCache, is_damage
+from lorapar.store.remembered import CacheFileError, ContentCache, is_damage
 
 ENGINES = {"transformers": "lorapar.evaluation.transformers_engine", "vllm": "lorapar.evaluation.vllm_engine"}
 """By backend, the module that asks; its code, with what it imports of ours, decides every key."""
@@ -48,20 +49,24 @@ class AnswerCache:
     """
 
     def __init__(self, path: Path, store: ObjectStore | None, progress: Progress, *, anew: bool = False) -> None:
-        self._path, self._store, self._progress, self._anew = path, store, progress, anew
+        self._path: Path | None = path
+        """None: in memory, where the store alone lasts."""
+        self._store, self._progress, self._anew = store, progress, anew
         self._texts: ContentCache | None = None
-        self._texts = self._safely(self._open)
+        self._moves = self._begun_again = self._given_up = False
+        """Whether the next act opens `_path` first, a damaged file was started again, and nothing is remembered."""
+        self._safely(lambda _: None)  # what is wrong with the file is said before anything is asked
 
     def recall(self, identity: str, keys: Sequence[bytes]) -> dict[bytes, Any]:
         """What is known, by key; an entry that is damaged is left out."""
-        texts = self._safely(lambda: self._texts.recall(identity, keys) if self._texts else {}) or {}
+        texts = self._safely(lambda texts: texts.recall(identity, keys)) or {}
         return {key: value for key in keys if (value := _checked(texts.get(key))) is not None}
 
     def keep(self, identity: str, key: bytes, value: Mapping[str, Any]) -> None:
         """Remember a value."""
         text = json.dumps(value)  # ASCII on one line
         entry = f"{hashlib.sha256(text.encode()).hexdigest()[:_CHECKED]} {text}"
-        self._safely(lambda: self._texts.keep(identity, key, entry) if self._texts else None)
+        self._safely(lambda texts: texts.keep(identity, key, entry))
 
     def __enter__(self) -> AnswerCache:
         return self
@@ -69,34 +74,35 @@ class AnswerCache:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._safely(lambda: self._texts.flush() if self._texts else None)
+        self._safely(ContentCache.flush)
         if self._texts is not None:
             self._texts.close()
 
-    def _open(self) -> ContentCache:
-        return ContentCache(self._path, "answers", self._store, anew=self._anew)
+    def _safely(self, act: Callable[[ContentCache], T]) -> T | None:
+        """What `act` gives; where storage fails it is tried again without the part that failed."""
+        while not self._given_up:
+            try:
+                return act(self._opened())
+            except LoraparError as error:
+                self._without(error)
+        return None
 
-    def _safely(self, act: Callable[[], T]) -> T | None:
-        """What `act` gives; where storage fails it is tried once more without the part that failed."""
-        try:
-            return act()
-        except LoraparError as error:
-            self._without(error)
-        try:
-            return act() if self._texts is not None else None
-        except LoraparError as error:
-            self._give_up(error)
-            return None
+    def _opened(self) -> ContentCache:
+        if self._texts is None:
+            self._texts = ContentCache(self._path, "answers", self._store, anew=self._anew)
+        elif self._moves:
+            self._texts.move(self._path)
+        self._moves = False
+        return self._texts
 
     def _without(self, error: LoraparError) -> None:
-        """Begin a damaged file again, or go on without the store."""
-        if isinstance(error, StorageError) and is_damage(error):
-            self._progress.log(f"{self._path} was damaged and is started again; what it held is asked again")
-            if self._texts is not None:
-                self._texts.close()
-            for ending in ("", "-wal", "-shm"):
-                self._path.with_name(self._path.name + ending).unlink(missing_ok=True)
-            self._texts = _or_none(self._open)
+        """Begin a damaged file again, or go on without the file or the store; each of them happens once."""
+        path = self._path if isinstance(error, CacheFileError) else None
+        if path is not None and is_damage(error) and not self._begun_again:
+            self._begin_again(path)
+        elif path is not None and self._store is not None:
+            self._progress.log(f"answers are remembered in the store alone in this call: {error}")
+            self._path, self._moves = None, True
         elif self._texts is not None and self._store is not None:
             self._progress.log(f"answers are not shared through the store in this call: {error}")
             self._store = None
@@ -104,18 +110,20 @@ class AnswerCache:
         else:
             self._give_up(error)
 
+    def _begin_again(self, path: Path) -> None:
+        self._begun_again = self._moves = True
+        self._progress.log(f"{path} was damaged and is started again; what it held is asked again")
+        if self._texts is not None:
+            self._texts.close()
+        with suppress(OSError):  # a file that stays is damaged the second time, and is left
+            for ending in ("", "-wal", "-shm"):
+                path.with_name(path.name + ending).unlink(missing_ok=True)
+
     def _give_up(self, error: LoraparError) -> None:
         self._progress.log(f"answers are not remembered in this call: {error}")
         if self._texts is not None:
             self._texts.close()
-        self._texts = None
-
-
-def _or_none(act: Callable[[], T]) -> T | None:
-    try:
-        return act()
-    except LoraparError:
-        return None
+        self._texts, self._given_up = None, True
 
 
 def _checked(entry: str | None) -> Any:

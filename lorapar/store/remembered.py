@@ -2,7 +2,8 @@
 
 New entries also go to the store, if there is one, as segments that every other machine reads. So a lost machine loses
 only entries that it had not sent. A segment's name is the sha256 of its bytes, so a damaged segment is recognised and
-removed. Of several entries of one key the one that was sent last counts.
+removed; an entry of the local file whose bytes are no text is as one that is not there. Of several entries of one key
+the one that was sent last counts.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
-from lorapar.errors import StorageError
+from lorapar.errors import LoraparError, StorageError
 from lorapar.store.artifact import storage_errors
 from lorapar.store.base import DeniedError, ObjectStore
 from lorapar.store.file_system import has_record_locks, warn_no_locks
@@ -34,26 +35,28 @@ _FAILING = ("READ", "SHORT_READ", "WRITE", "FSYNC", "DIR_FSYNC", "TRUNCATE", "FS
 """Endings of SQLITE_IOERR_ codes that have nothing to do with locks."""
 
 
+class CacheFileError(StorageError):
+    """The local file of a cache cannot be used; the store has not failed."""
+
+
 class ContentCache:
-    """Texts by key, in the file `path`; `kind` names them (`votes`) in messages and in the store.
+    """Texts by key, in the file `path` (None: in memory); `kind` names them (`votes`) in messages and in the store.
 
     An identity is a digest of what many entries share: the store has a folder for each identity, which is read once.
     With `anew` nothing from before is recalled, only what this cache keeps itself, which takes the place of the old.
-    Raises StorageError where the file cannot be used, and the store's own errors.
+    Raises CacheFileError where the file cannot be used, and the store's own errors.
     """
 
-    def __init__(self, path: Path, kind: str, store: ObjectStore | None = None, *, anew: bool = False) -> None:
-        self._path, self._kind, self._store = path, kind, store
+    def __init__(self, path: Path | None, kind: str, store: ObjectStore | None = None, *, anew: bool = False) -> None:
+        self._kind, self._store = kind, store
         self._own: set[bytes] | None = set() if anew else None
         """Keys that were kept here, where only these are recalled."""
-        self._unwritten: list[tuple[bytes, str]] = []
-        self._unsent: dict[str, list[tuple[bytes, str]]] = {}
+        self._unwritten: dict[bytes, str] = {}
+        self._unsent: dict[str, dict[bytes, str]] = {}
         self._written = self._sent = time.monotonic()
         self._fetched: set[str] = set()
-        with storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with self._usable():
-                self._file = _opened(path, kind)
+        self._path = path
+        self._file = self._opened()
 
     def recall(self, identity: str, keys: Sequence[bytes]) -> dict[bytes, str]:
         """The known entries, by key."""
@@ -68,11 +71,11 @@ class ContentCache:
 
     def keep(self, identity: str, key: bytes, text: str) -> None:
         """Add a text without line breaks; it is on disk after the next flush."""
-        self._unwritten.append((key, text))
+        self._unwritten[key] = text
         if self._own is not None:
             self._own.add(key)
         if self._store is not None:
-            self._unsent.setdefault(identity, []).append((key, text))
+            self._unsent.setdefault(identity, {})[key] = text
         now = time.monotonic()
         if len(self._unwritten) >= FLUSH_ENTRIES or now - self._written >= FLUSH_SECONDS:
             self._write()
@@ -87,6 +90,17 @@ class ContentCache:
     def leave_store(self) -> None:
         """Stop using the store and go on with the local file."""
         self._store, self._unsent = None, {}
+
+    def move(self, path: Path | None) -> None:
+        """Go on in another file, or in memory; what is not sent yet goes with it, the store is read again.
+
+        Raises CacheFileError where the new file cannot be used.
+        """
+        self._file.close()
+        self._path, self._fetched = path, set()
+        for entries in self._unsent.values():
+            self._unwritten = {**entries, **self._unwritten}
+        self._file = self._opened()
 
     def close(self) -> None:
         """Close the file without writing anything more."""
@@ -105,16 +119,16 @@ class ContentCache:
 
     def _look_up(self, keys: Sequence[bytes]) -> dict[bytes, str]:
         marks = ", ".join("?" * len(keys))
-        wanted = set(keys)
         with self._usable():
             rows = self._file.execute(f"SELECT * FROM {self._kind} WHERE key IN ({marks})", keys)  # noqa: S608
-            return {**dict(rows), **{key: text for key, text in self._unwritten if key in wanted}}
+            found = {key: text for key, text in rows if isinstance(text, str)}
+        return found | {key: self._unwritten[key] for key in keys if key in self._unwritten}
 
     def _write(self) -> None:
         with self._usable(), self._file:
             # The new entry wins: one is added again only where the old one could not be read or was not to be.
-            self._file.executemany(f"INSERT OR REPLACE INTO {self._kind} VALUES (?, ?)", self._unwritten)  # noqa: S608
-        self._unwritten = []
+            self._file.executemany(f"INSERT OR REPLACE INTO {self._kind} VALUES (?, ?)", self._unwritten.items())  # noqa: S608
+        self._unwritten = {}
         self._written = time.monotonic()
 
     def _send(self) -> None:
@@ -123,7 +137,7 @@ class ContentCache:
         if self._store is None:
             return
         for identity, entries in self._unsent.items():
-            data = "".join(f"{key.hex()} {text}\n" for key, text in entries).encode()
+            data = "".join(f"{key.hex()} {text}\n" for key, text in entries.items()).encode()
             name = f"{self._folder(identity)}{hashlib.sha256(data).hexdigest()}.txt"
             if not self._store.write_if_absent(name, data) and self._own is not None:
                 with suppress(DeniedError):
@@ -161,14 +175,27 @@ class ContentCache:
     def _folder(self, identity: str) -> str:
         return f"{self._kind}/{identity}/"
 
+    def _opened(self) -> sqlite3.Connection:
+        if self._path is None:
+            return _with_tables(sqlite3.connect(":memory:"), self._kind, "MEMORY")
+        try:
+            with storage_errors(self._path):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with self._usable():
+                    return _opened(self._path, self._kind)
+        except CacheFileError:
+            raise
+        except StorageError as error:
+            raise CacheFileError(str(error)) from error.__cause__
+
     @contextmanager
     def _usable(self) -> Iterator[None]:
         """Turn SQLite's error about an unusable file into one line."""
         try:
             yield
         except sqlite3.Error as error:
-            raise StorageError(
-                f"{self._path}: the cache of {self._kind} cannot be used ({error}); {self._remedy(error)}"
+            raise CacheFileError(
+                f"{self._path or 'memory'}: the cache of {self._kind} cannot be used ({error}); {self._remedy(error)}"
             ) from error
 
     def _remedy(self, error: sqlite3.Error) -> str:
@@ -181,7 +208,7 @@ class ContentCache:
         return f"free some room, or remove the file ({self._kind} are then asked again)"
 
 
-def is_damage(error: StorageError) -> bool:
+def is_damage(error: LoraparError) -> bool:
     """Whether a cache is unusable because its file is broken or is no database."""
     name = getattr(error.__cause__, "sqlite_errorname", None) or ""
     return name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_ERROR"))
@@ -213,6 +240,7 @@ def _without_locks(path: Path, kind: str) -> sqlite3.Connection:
 
 
 def _with_tables(file: sqlite3.Connection, kind: str, journal_mode: str) -> sqlite3.Connection:
+    file.text_factory = _text
     try:
         file.execute(f"PRAGMA journal_mode = {journal_mode}")
         file.execute(f"CREATE TABLE IF NOT EXISTS {kind} (key BLOB PRIMARY KEY, entry TEXT) WITHOUT ROWID")
@@ -222,3 +250,11 @@ def _with_tables(file: sqlite3.Connection, kind: str, journal_mode: str) -> sqli
         file.close()
         raise
     return file
+
+
+def _text(raw: bytes) -> str | None:
+    """A text of the file; None where its bytes are none, so that it alone is lost."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return None

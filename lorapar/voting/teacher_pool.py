@@ -61,16 +61,16 @@ class VoteCache:
         self._votes = ContentCache(path, "votes", store, anew=anew)
 
     def recall(self, name: str, examples: Sequence[Example]) -> Iterator[Vote]:
-        """This teacher's cached votes on these examples, in order, each marked as cached."""
+        """This teacher's cached votes on these examples, in order, each marked as cached; no damaged ones."""
         config, identity = self._teachers[name], self.identity(name)
         for start in range(0, len(examples), _PART):
             part = examples[start : start + _PART]
             keys = [vote_key(identity, example) for example in part]
             found = self._votes.recall(identity, keys)
             for example, key in zip(part, keys, strict=True):
-                if key in found:
-                    known = json.loads(found[key])
-                    yield Vote(example_id=example.id, teacher=name, weight=config.weight, cached=True, **known)
+                vote = _cached(found[key], example, config) if key in found else None
+                if vote is not None:
+                    yield vote
 
     def keep(self, name: str, example: Example, vote: Vote) -> None:
         """Add a vote; it is on disk after the next flush."""
@@ -88,6 +88,16 @@ class VoteCache:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._votes.__exit__(kind, error, trace)
+
+
+def _cached(text: str, example: Example, config: TeacherConfig) -> Vote | None:
+    """The vote that was kept as this text; None where it was damaged, so that it is asked again."""
+    try:
+        known = json.loads(text)
+        vote = Vote(example_id=example.id, teacher=config.name, weight=config.weight, cached=True, **known)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return None if vote.label is None else vote  # without one none is kept
 
 
 def vote_key(identity: str, example: Example) -> bytes:

@@ -207,6 +207,19 @@ def test_a_damaged_entry_is_asked_again(ask, tmp_path) -> None:
     assert [again[name].loss for name in first] == pytest.approx([one.loss for one in first.values()], rel=1e-5)
 
 
+def test_an_answer_whose_bytes_are_no_text_is_asked_again_alone(ask, tmp_path) -> None:
+    with opened(tmp_path) as cache:
+        ask(ROWS, cache)
+    with sqlite3.connect(tmp_path / "answers.sqlite") as file:
+        ((key,),) = file.execute("SELECT key FROM answers LIMIT 1").fetchall()
+        file.execute("UPDATE answers SET entry = cast(x'ff41' as text) WHERE key = ?", (key,))
+    notes = Notes()
+    for expected in (1, 0):
+        with opened(tmp_path, progress=notes) as cache:
+            assert ask(ROWS, cache)[1] == expected
+    assert notes.lines == []
+
+
 def test_a_damaged_file_is_begun_anew(ask, tmp_path) -> None:
     (tmp_path / "answers.sqlite").write_bytes(b"no database at all, but long enough to look at" * 9)
     notes = Notes()
@@ -227,6 +240,66 @@ def test_a_full_disk_ends_no_evaluation(ask, tmp_path, monkeypatch) -> None:
     with opened(tmp_path, progress=notes) as cache:
         assert len(ask(ROWS, cache)[0]) == 5
     assert notes.lines == ["answers are not remembered in this call: no space left on device"]
+
+
+def remembered(path, store, progress, kept: str) -> list[str | None]:
+    """Which of three answers are known at `path`, after which `kept` is kept there."""
+    with AnswerCache(path / "answers.sqlite", store, progress) as cache:
+        model = RememberedModel(cache, "i" * 64)
+        known = model.recall(["one", "two", "three"])
+        model.keep(kept, {"text": kept * 9000})
+        assert model.recall([kept]) == [{"text": kept * 9000}]
+    return [one and one["text"][: len(one["text"]) // 9000] for one in known]
+
+
+@pytest.mark.parametrize("pages", [1, 3], ids=["no room for the file", "no room for another answer"])
+def test_with_a_full_disk_answers_still_come_from_the_store_and_reach_it(tmp_path, monkeypatch, pages) -> None:
+    store, real, notes = open_store(tmp_path / "store"), sqlite3.connect, Notes()
+    assert remembered(tmp_path / "one", store, Silent(), "one") == [None, None, None]
+
+    def connect(path, **more):
+        file = real(path, **more)
+        if path != ":memory:":
+            file.execute(f"PRAGMA max_page_count = {pages}")
+        return file
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sqlite3, "connect", connect)
+        assert remembered(tmp_path / "two", store, notes, "two") == ["one", None, None]
+    (line,) = notes.lines
+    assert line.startswith("answers are remembered in the store alone in this call: ")
+    assert f"{tmp_path / 'two' / 'answers.sqlite'}: " in line
+    assert "disk is full" in line
+    assert remembered(tmp_path / "three", store, Silent(), "three") == ["one", "two", None]
+
+
+def test_without_a_store_a_full_disk_is_named_and_ends_nothing(ask, tmp_path, monkeypatch) -> None:
+    real, notes = sqlite3.connect, Notes()
+
+    def connect(path, **more):
+        file = real(path, **more)
+        file.execute("PRAGMA max_page_count = 1")
+        return file
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    with opened(tmp_path, progress=notes) as cache:
+        assert ask(ROWS[:2], cache)[1] == 2
+    (line,) = notes.lines
+    assert line.startswith(f"answers are not remembered in this call: {tmp_path / 'answers.sqlite'}: ")
+
+
+def test_what_is_not_sent_yet_outlives_a_file_that_was_damaged(tmp_path) -> None:
+    store, notes = open_store(tmp_path / "store"), Notes()
+    with AnswerCache(tmp_path / "answers.sqlite", store, notes) as cache:
+        model = RememberedModel(cache, "i" * 64)
+        model.keep("one", {"text": "one"})
+        cache._texts._write()
+        for path in tmp_path.glob("answers.sqlite*"):
+            path.write_bytes(b"no database at all, but long enough to look at" * 999)
+        assert model.recall(["one", "two"]) == [{"text": "one"}, None]
+    assert len(notes.lines) == 1
+    with AnswerCache(tmp_path / "other.sqlite", store, notes) as cache:
+        assert RememberedModel(cache, "i" * 64).recall(["one"]) == [{"text": "one"}]
 
 
 def test_answers_are_shared_through_a_store_and_a_lost_one_ends_no_evaluation(ask, tmp_path, monkeypatch) -> None:

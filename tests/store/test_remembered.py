@@ -134,3 +134,46 @@ def test_a_damaged_segment_that_may_not_be_removed_ends_nothing(tmp_path, monkey
     monkeypatch.setattr(store, "delete", denied)
     with ContentCache(tmp_path / "two", "answers", store) as cache:
         assert cache.recall("i" * 64, KEYS) == {}
+
+
+def changed(path, statement: str) -> None:
+    file = sqlite3.connect(path)
+    with file:
+        file.execute(statement)
+    file.close()
+
+
+@pytest.mark.parametrize("damage", ["cast(x'ff41' as text)", "x'ff41'", "NULL", "cast('a' as blob)"])
+def test_an_entry_whose_bytes_are_no_text_is_lost_alone_until_it_is_kept_again(tmp_path, damage) -> None:
+    filled(tmp_path / "one", None, ["a", "b", "c"])
+    changed(tmp_path / "one", f"UPDATE answers SET entry = {damage} WHERE key = x'{KEYS[1].hex()}'")  # noqa: S608
+    with ContentCache(tmp_path / "one", "answers") as cache:
+        assert cache.recall("i", KEYS) == {KEYS[0]: "a", KEYS[2]: "c"}
+        cache.keep("i", KEYS[1], "b")
+    with ContentCache(tmp_path / "one", "answers") as cache:
+        assert cache.recall("i", KEYS) == dict(zip(KEYS, "abc", strict=True))
+
+
+@pytest.mark.parametrize("column", ["answers", "segments"])
+def test_a_key_whose_bytes_are_no_text_is_read_from_the_store_again(tmp_path, column) -> None:
+    store = open_store(tmp_path / "store")
+    filled(tmp_path / "one", store, ["a"])
+    changed(tmp_path / "one", "DELETE FROM answers")
+    changed(tmp_path / "one", "UPDATE segments SET key = cast(x'ff41' as text)")
+    if column == "answers":
+        changed(tmp_path / "one", "INSERT INTO answers VALUES (cast(x'ff41' as text), 'z')")
+    with ContentCache(tmp_path / "one", "answers", store) as cache:
+        assert cache.recall("i" * 64, KEYS) == {KEYS[0]: "a"}
+
+
+def test_what_was_not_sent_is_sent_after_a_move_and_the_store_is_read_again(tmp_path) -> None:
+    store, identity = open_store(tmp_path / "store"), "i" * 64
+    filled(tmp_path / "one", store, ["a"])
+    with ContentCache(tmp_path / "two", "answers", store) as cache:
+        assert cache.recall(identity, KEYS) == {KEYS[0]: "a"}
+        cache.keep(identity, KEYS[1], "b")
+        cache.move(None)
+        cache.keep(identity, KEYS[2], "c")
+        assert cache.recall(identity, KEYS) == dict(zip(KEYS, "abc", strict=True))
+    with ContentCache(tmp_path / "three", "answers", store) as cache:
+        assert cache.recall(identity, KEYS) == dict(zip(KEYS, "abc", strict=True))

@@ -162,6 +162,20 @@ def test_a_damaged_file_says_what_to_do(tmp_path) -> None:
         opened(tmp_path)
 
 
+@pytest.mark.parametrize("damage", ["cast(x'ff41' as text)", "x'ff41'", "'{\"label\": '", "'[1]'", "'{}'", "NULL", "7"])
+def test_a_damaged_vote_alone_is_asked_again(tmp_path, damage) -> None:
+    with opened(tmp_path) as cache:
+        for row in ROWS[:3]:
+            cache.keep("t", row, vote(row))
+    with sqlite3.connect(tmp_path / "votes.sqlite") as file:
+        file.execute(f"UPDATE votes SET entry = {damage} WHERE key = ?", (vote_key(identity(), ROWS[1]),))  # noqa: S608
+    with opened(tmp_path) as cache:
+        assert [found.example_id for found in cache.recall("t", ROWS)] == ["r0", "r2"]
+        cache.keep("t", ROWS[1], vote(ROWS[1]))
+    with opened(tmp_path) as cache:
+        assert len(list(cache.recall("t", ROWS))) == 3
+
+
 def test_two_processes_may_write_at_once(tmp_path) -> None:
     with opened(tmp_path) as one, opened(tmp_path) as other:
         one.keep("t", ROWS[0], vote(ROWS[0]))
