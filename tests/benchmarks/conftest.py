@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.benchmarks.figures import Bound, Figure, joined, not_measured
+from tests.benchmarks.figures import Bound, Figure, failed_after, joined, not_measured
 
 FIGURES = pytest.StashKey[dict[str, list[Figure]]]()
 """By the test that measured them."""
@@ -46,16 +46,29 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """The table of this session, or of all that wrote into the same file."""
     figures = config.stash[FIGURES]
-    rows = [one.row for found in figures.values() for one in found]
+    rows: list[str] = []
+    for nodeid, found in figures.items():
+        rows += [one.row for one in found]
+        if found and not any(one.missed for one in found) and _failed(terminalreporter, nodeid):
+            rows.append(failed_after(_name(nodeid)))
     for outcome in ("skipped", "failed", "error"):
         for report in terminalreporter.stats.get(outcome, []):
-            name = report.nodeid.rsplit("/", 1)[-1]
+            name = _name(report.nodeid)
             if name.startswith("bench_") and not figures.get(report.nodeid):
                 rows.append(not_measured(name, _why(report, outcome)))
     if rows:
         named = os.environ.get("LORAPAR_BENCH_TABLE")
         terminalreporter.section("figures")
         terminalreporter.write(joined(rows, Path(named) if named else None))
+
+
+def _failed(terminalreporter: Any, nodeid: str) -> bool:
+    """Whether a test, or what it leaves behind, failed; a bound that is missed is one way of several."""
+    return any(one.nodeid == nodeid for how in ("failed", "error") for one in terminalreporter.stats.get(how, []))
+
+
+def _name(nodeid: str) -> str:
+    return nodeid.rsplit("/", 1)[-1]
 
 
 def _why(report: Any, outcome: str) -> str:

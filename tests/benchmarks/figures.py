@@ -98,7 +98,11 @@ class Figure:
     def row(self) -> str:
         """The figure as a line of the table."""
         asked = self.bound.text(self.unit) if self.bound else ""
-        cells = (self.what, asked + (" **missed**" if self.missed else ""), *map(self._shown, (self.earlier, self.now)))
+        cells = (
+            _escaped(self.what),
+            asked + (" **missed**" if self.missed else ""),
+            *map(self._shown, (self.earlier, self.now)),
+        )
         return "| " + " | ".join((*cells, self._ratio_shown())) + " |"
 
     def _shown(self, value: float | None) -> str:
@@ -113,8 +117,17 @@ class Figure:
 
 def not_measured(name: str, why: str) -> str:
     """The line of a benchmark that gave no figure."""
-    reason = " ".join(why.split()).replace("|", "\\|")
-    return f"| `{name}` | not measured: {reason} | | | |"
+    return f"| `{name}` | not measured: {_escaped(why)} | | | |"
+
+
+def failed_after(name: str) -> str:
+    """The line of a benchmark whose figures are not all it should have given, though they kept their bounds."""
+    return f"| `{name}` | failed after these figures | | | |"
+
+
+def _escaped(text: str) -> str:
+    """A text as one cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def joined(rows: list[str], table: Path | None) -> str:
