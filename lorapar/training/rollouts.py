@@ -103,8 +103,9 @@ def _as_without(model: PeftModel, ids: torch.Tensor, mask: torch.Tensor) -> bool
         cache.batch_select_indices((torch.arange(3 * len(ids), device=ids.device) % 3).nonzero()[:, 0])
         last = {"input_ids": ids[:, -1:], "attention_mask": mask, "position_ids": positions[:, -1:]}
         last = {name: values.repeat_interleave(2, 0) for name, values in last.items()}
-        found = model(**last, past_key_values=cache, use_cache=True).logits[:, -1].float()
-        whole = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits[:, -1].float()
+        base = model.get_base_model()
+        found = base(**last, past_key_values=cache, use_cache=True).logits[:, -1].float()
+        whole = base(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits[:, -1].float()
     except torch.OutOfMemoryError:
         raise
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
@@ -127,8 +128,12 @@ def _in_groups(ids: torch.Tensor, group: int) -> bool:
 
 @torch.no_grad()
 def _read(model: PeftModel, ids: torch.Tensor, mask: torch.Tensor, group: int) -> Any:
-    """The keys and values of the prompts (N / group, L - 1), each repeated for its group."""
-    cache = model(
+    """The keys and values of the prompts (N / group, L - 1), each repeated for its group.
+
+    Asked of the base model, which holds the adapter's layers, as `generate` asks it: accelerate wraps the outer model's
+    forward in autocast, and a cache in one number format continued in another fails or is not what `generate` computes.
+    """
+    cache = model.get_base_model()(
         input_ids=ids, attention_mask=mask, position_ids=positions_of(mask), use_cache=True, logits_to_keep=1
     ).past_key_values
     cache.batch_repeat_interleave(group)

@@ -128,6 +128,19 @@ def test_in_narrow_formats_no_row_is_left_by_itself(
     assert min(read[1:]) >= 2
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_prompts_are_read_in_the_number_format_that_generate_goes_on_in(start: Any, kit: Any, dtype: str) -> None:
+    """Which is not that of the outer model's forward: accelerate puts autocast there, and `generate` goes past it."""
+    model = moved(kit.TINY.model_copy(update={"dtype": dtype}), start)
+    ids, mask = prompts(3, 9, 6)
+    with shared_prompts(model, GROUP):
+        expected = rollouts(model, ids, mask)
+        model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
+        found = rollouts(model, ids, mask)
+    assert torch.equal(found.sequences, expected.sequences)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found.logits, expected.logits, strict=True))
+
+
 @pytest.mark.parametrize("family", ["gemma3_text", "mistral", "gpt2", "deepseek_v3", "bloom", "gpt_oss"])
 def test_families_sample_the_same_where_rows_end(make_family: Any, family: str) -> None:
     base = make_family(family)
