@@ -37,6 +37,7 @@ RECOGNISED_BY = 32
 """
 _PARTS = ("question", "answer", "context", "reference", "messages", "system_message", "system", "id")
 _OPTIONAL = ("reference", "tests", "system", "id")
+_MBPP = "tasks with code and tests (MBPP)"
 _PAIRS = (
     ("prompts and completions (TRL)", "prompt", None, "completion"),
     ("instructions (Alpaca)", "instruction", "input", "output"),
@@ -45,8 +46,8 @@ _PAIRS = (
     ("prompts with solutions", "prompt", None, "solution"),
     ("problems with solutions", "problem", None, "generated_solution"),
     ("prompts with checked answers (verl)", "prompt", None, "extra_info.answer"),
-    ("tasks with code and tests (MBPP)", "text", None, "code"),
-    ("tasks with code and tests (MBPP)", "prompt", None, "code"),
+    (_MBPP, "text", None, "code"),
+    (_MBPP, "prompt", None, "code"),
     ("problems with answers", "problem", None, "answer"),
     ("prompts with answers", "prompt", None, "answer"),
     ("questions with solutions", "question", None, "solution"),
@@ -261,6 +262,8 @@ def _conversation(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> t
 
 def _pair(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> tuple[str, ColumnMapping] | None:
     for what, question, context, answer in _PAIRS:
+        if what == _MBPP and not set(_TESTS) & set(columns):
+            continue  # a `text` with a `code` may be anything, such as a ticket with its product's code
         if question in columns and answer in columns and _is_whole(answer, rows):
             below = context if context in columns else _below(question, columns)
             return what, ColumnMapping(question=question, context=below, answer=answer)
