@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -37,16 +38,20 @@ def preset_summary(name: str) -> str:
     return next(lines).removeprefix("# ")
 
 
-def load_config(*, preset: str | None = None, file: Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
+def load_config(
+    *, preset: str | None = None, file: str | Path | None = None, overrides: Iterable[str] = ()
+) -> RunConfig:
     """Settings from a preset or a file, with `section.key=value` overrides; raises BadInputError in one line."""
     if preset is not None and file is not None:
         raise BadInputError("--preset and --config exclude each other; give one of them")
     origin = str(file) if file is not None else f"preset {preset}" if preset is not None else "the defaults"
-    text = _read(file) if file is not None else preset_text(preset) if preset is not None else ""
+    text = _read(Path(file)) if file is not None else preset_text(preset) if preset is not None else ""
     values = parse_settings(text, origin)
+    given = []
     for override in overrides:
         apply_override(values, override)
-    return validate_settings(values, origin)
+        given.append(override.partition("=")[0].strip())
+    return validated(RunConfig, values, origin, given)
 
 
 def dump_config(config: BaseModel) -> str:
@@ -74,7 +79,10 @@ def read_text(file: Path, option: str = "", absent: str = "") -> str:
 
 
 def _read(file: Path) -> str:
-    text = read_text(file, "--config")
+    beside: list[str] = []
+    with suppress(OSError):
+        beside = sorted(one.name for one in file.parent.glob("*.y*ml"))
+    text = read_text(file, "--config", f"there is no file {file}{nearest(file.name, beside)}")
     if all(not line.strip() or line.lstrip().startswith("#") for line in text.splitlines()):
         raise BadInputError(f"--config: {file} has no settings in it; for a run with the defaults write {{}} into it")
     return text

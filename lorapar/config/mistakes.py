@@ -19,24 +19,37 @@ Model = type[BaseModel]
 M = TypeVar("M", bound=BaseModel)
 
 
-def validated(model: type[M], values: Any, origin: str) -> M:
-    """The settings that `model` describes; raises BadInputError naming each key that is wrong, in one line."""
+def validated(model: type[M], values: Any, origin: str, overrides: Sequence[str] = ()) -> M:
+    """The settings that `model` describes; raises BadInputError naming each key that is wrong, in one line.
+
+    `overrides`: keys that --set gave on top of `origin`; a mistake in one of them is not the origin's.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise BadInputError(f"{origin}: {_one_line(error, model)}") from None
+        raise BadInputError(_one_line(error, model, origin, overrides)) from None
 
 
-def _one_line(error: ValidationError, root: Model) -> str:
-    """Each mistake as `section.key: what is wrong`, the nearest right key for unknown ones."""
-    lines = []
+def _one_line(error: ValidationError, root: Model, origin: str, overrides: Sequence[str]) -> str:
+    """Each mistake as `section.key: what is wrong`, the nearest right key for unknown ones; first whose it is."""
+    lines: dict[str, list[str]] = {}
     for place, problem in _causes(error, root):
         path = ".".join(map(str, place)) or "settings"
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{path}: no such key{nearest(str(place[-1]), _siblings(place[:-1], root))}")
+            what = f"no such key{nearest(str(place[-1]), _siblings(place[:-1], root))}"
         else:
-            lines.append(f"{path}: {_complaint(place, problem, root)}{_given(problem)}")
-    return "; ".join(lines)
+            what = f"{_complaint(place, problem, root)}{_given(problem)}"
+        lines.setdefault(_whose(place, origin, overrides), []).append(f"{path}: {what}")
+    return "; ".join(f"{of} {'; '.join(found)}" for of, found in lines.items())
+
+
+def _whose(place: _Place, origin: str, overrides: Sequence[str]) -> str:
+    """Where a mistake comes from: of a section as a whole, from both where --set gave a part of it."""
+    path = tuple(map(str, place))
+    keys = [tuple(key.split(".")) for key in overrides]
+    if any(path[: len(key)] == key for key in keys):
+        return "--set"
+    return f"{origin} with --set:" if any(key[: len(path)] == path for key in keys) else f"{origin}:"
 
 
 _Place = tuple[int | str, ...]

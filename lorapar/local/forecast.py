@@ -55,7 +55,9 @@ def planned_omissions(config: RunConfig, stages: Sequence[str]) -> list[str]:
         found = list(_of_all(config, stages, few, tokenizer))
     except BadInputError as error:
         if len(few) == len(rows):
-            raise
+            # Nothing is printed before this line, and the wrong columns may be why.
+            read = [note for note in loaded.notes if " is recognised as " in note]
+            raise BadInputError("; ".join([str(error), *read])) from None
         return [*lines, f"of {len(few):,} rows that were looked at: {error}"]
     who = "chance" if by_chance else "the vote"
     unsure = f" (were all of them its own: {who} decides)" if any(row.known_system is None for row in few) else ""

@@ -102,8 +102,8 @@ def test_a_file_without_a_setting_is_refused_and_not_taken_for_the_defaults(tmp_
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("partition.theta=1.5", "preset tiny: partition.theta: must lie in (0, 1] (got 1.5)"),
-        ("partition.theta=0", "preset tiny: partition.theta: must lie in (0, 1] (got 0)"),
+        ("partition.theta=1.5", "--set partition.theta: must lie in (0, 1] (got 1.5)"),
+        ("partition.theta=0", "--set partition.theta: must lie in (0, 1] (got 0)"),
         ("partition.theta=.nan", "partition.theta: must lie in (0, 1] (got nan)"),
         ("partition.theta=high", "partition.theta: must be a number in (0, 1] (got 'high')"),
         ("adapter.dropout=1", "adapter.dropout: must lie in [0, 1) (got 1)"),
@@ -417,3 +417,25 @@ def test_a_run_that_publishes_its_last_adapter_writes_its_settings_as_before() -
     assert "development" not in written["data"]
     best = RunConfig.model_validate({"publish": {"pick": "best"}, "data": {"development": 50}})
     assert RunConfig.model_validate(best.model_dump(mode="json")) == best
+
+
+def test_a_mistake_is_blamed_on_what_it_came_from(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("rl: {lerning_rate: 1}\n", encoding="utf-8")
+    with pytest.raises(BadInputError) as both:
+        load_config(file=file, overrides=["data.sorce=rows.csv", "sft.epochs=2"])
+    assert sorted(str(both.value).split("; ")) == [
+        "--set data.sorce: no such key (did you mean 'source'?)",
+        f"{file}: rl.lerning_rate: no such key (did you mean 'learning_rate'?)",
+    ]
+    with pytest.raises(BadInputError, match=r"^preset tiny with --set: adapter: .*rank: does nothing"):
+        load_config(preset="tiny", overrides=["adapter.kind=ia3", "adapter.rank=4"])
+
+
+def test_a_path_may_be_text_and_one_that_is_not_there_names_its_neighbour(tmp_path):
+    (tmp_path / "mini.yaml").write_text("name: mine\n", encoding="utf-8")
+    assert load_config(file=str(tmp_path / "mini.yaml")).name == "mine"
+    with pytest.raises(BadInputError, match=r"^--config: there is no file .*min\.yaml \(did you mean 'mini\.yaml'\?\)$"):
+        load_config(file=str(tmp_path / "min.yaml"))
+    with pytest.raises(BadInputError, match="--config: .* cannot be read: File name too long"):
+        load_config(file="x" * 300 + "/y.yaml")

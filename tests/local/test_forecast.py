@@ -55,8 +55,9 @@ def test_rows_whose_system_is_known_are_counted_where_they_belong(tmp_path) -> N
 
 def test_rows_without_a_reference_end_a_plan_that_comes_to_rl(tmp_path) -> None:
     data = [{"question": f"{n}?", "answer": "x"} for n in range(6)]
-    with pytest.raises(BadInputError, match="none of the 5 rows for RL has a reference answer"):
+    with pytest.raises(BadInputError, match="none of the 5 rows for RL has a reference answer") as refused:
         planned_omissions(config(tmp_path, data), BOTH)
+    assert str(refused.value).endswith("rows.jsonl is recognised as questions and answers")
 
 
 def test_what_the_vote_dealt_is_reported_exactly_and_too_few_rows_end_the_run(tmp_path) -> None:
