@@ -105,10 +105,10 @@ def with_store(settings: RunConfig, store: str | None) -> RunConfig:
 
 
 def _settings(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig:
-    from lorapar.config import RunConfig, load_config, validate_settings
+    from lorapar.config import RunConfig, checked_again, load_config, validate_settings
 
     if isinstance(config, RunConfig):
-        return config
+        return checked_again(config, "config")
     if isinstance(config, Mapping):
         return validate_settings(config, "config")
     return load_config(file=Path(config))
@@ -198,7 +198,10 @@ class Registry:
         return roll_back(self._registry, name, alias, to, reason)
 
     def verify(self, reference: str | None = None) -> list[Checked]:
-        """Fetch and check every byte of a version, an adapter, or (None) everything; faults are in the list."""
+        """Fetch and check every byte of a version, an adapter, or (None) everything.
+
+        Everything that was checked is in the list, with its `fault`, which is None for what is whole.
+        """
         from lorapar.registry.check import check
 
         return list(check(self._registry, reference))

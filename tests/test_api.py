@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import lorapar
+from lorapar.config import checked_again
 from lorapar.errors import BadInputError, ExitCode
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,6 +54,29 @@ def test_a_wrong_setting_raises_with_the_exit_code_of_the_command(tmp_path) -> N
         lorapar.run("nowhere.yaml", out=tmp_path / "run")
     with pytest.raises(BadInputError, match="did you mean 'partition'"):
         lorapar.run(lorapar.load_config(preset="tiny"), out=tmp_path / "run", until="partiton")
+
+
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        ({"sed": 3}, r"^config: sed: no such key \(did you mean 'seed'\?\)$"),
+        ({"seed": "x"}, r"^config: seed: must be a whole number.* \(got 'x'\)$"),
+        ({"sft": {"epocs": 2}}, r"^config: sft\.epocs: no such key \(did you mean 'epochs'\?\)$"),
+        ({"sft": lorapar.load_config().sft.model_copy(update={"epocs": 2})}, r"^config: sft\.epocs: no such key"),
+        ({"seed": object()}, r"^config: holds what no setting can be \(.*object"),
+    ],
+)
+def test_a_copy_with_a_mistake_is_refused_in_one_line(tmp_path, update: dict[str, object], message: str) -> None:
+    config = lorapar.load_config(preset="tiny").model_copy(update=update)
+    with pytest.raises(BadInputError, match=message):
+        lorapar.run(config, out=tmp_path / "run")
+
+
+def test_a_right_copy_is_taken_as_it_is() -> None:
+    config = lorapar.load_config(preset="tiny")
+    changed = config.model_copy(update={"sft": config.sft.model_copy(update={"epochs": 2.0})})
+    assert checked_again(changed, "config") is changed
+    assert checked_again(config.model_copy(update={"sft": {"epochs": 2}}), "config").sft.epochs == 2
 
 
 def test_a_run_says_nothing_unless_asked_and_goes_on_where_it_ended(tmp_path, capsys) -> None:

@@ -179,9 +179,14 @@ def local_adapter(name: str, where: str | None, model: Path | None) -> Iterator[
 
     if model is not None and not model.is_dir():
         raise BadInputError(f"--model: there is no folder '{model}' on this machine")
-    if kind_of(name) is Kind.FOLDER or Path(name).is_dir():
+    if Path(name).expanduser().is_dir() or (kind_of(name) is Kind.FOLDER and "/" not in name):
         yield read_adapter(name, Path(name).expanduser(), model)
         return
+    if "/" in name:  # no name in a registry has one
+        raise BadInputError(
+            f"{name}: there is no such folder; give the folder of an adapter on this machine (a run has it as "
+            "`adapter`), or NAME, NAME@3 or NAME@ALIAS of a registry"
+        )
     registry = _registry_for(name, where)
     with tempfile.TemporaryDirectory(prefix="lorapar-") as scratch:
         folder = Path(scratch) / "adapter"

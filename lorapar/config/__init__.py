@@ -8,6 +8,7 @@ from lorapar.config.evaluation import BenchmarkConfig, EvaluateConfig, MeasureCo
 from lorapar.config.execution import ExecuteConfig
 from lorapar.config.load import (
     apply_override,
+    checked_again,
     dump_changed,
     dump_config,
     load_config,
@@ -78,6 +79,7 @@ __all__ = [
     "VllmOptions",
     "VotingConfig",
     "apply_override",
+    "checked_again",
     "dump_changed",
     "dump_config",
     "load_config",

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
 
 from lorapar.config.mistakes import fields_of, validated
 from lorapar.config.run import RunConfig
@@ -183,6 +184,26 @@ def _number(text: str) -> str | float:
 def validate_settings(values: Mapping[str, Any], origin: str) -> RunConfig:
     """The settings; raises BadInputError naming each key that is unknown or wrong, in one line."""
     return validated(RunConfig, values, origin)
+
+
+def checked_again(config: RunConfig, origin: str) -> RunConfig:
+    """Settings that a program may have changed by `model_copy(update=...)`, which pydantic does not check."""
+    try:
+        values = config.model_dump(mode="json", warnings=False)
+    except (PydanticSerializationError, AttributeError, TypeError, ValueError) as error:
+        raise BadInputError(f"{origin}: holds what no setting can be ({error})") from None
+    _add_unknown(config, values)
+    found = validate_settings(values, origin)
+    return config if found == config else found
+
+
+def _add_unknown(section: BaseModel, values: dict[str, Any]) -> None:
+    """Put in the keys that are no settings, which a dump leaves out."""
+    for name, inner in vars(section).items():
+        if name not in type(section).model_fields:
+            values[name] = inner
+        elif isinstance(inner, BaseModel) and isinstance(values.get(name), dict):
+            _add_unknown(inner, values[name])
 
 
 def _model_of(annotation: Any) -> Any:

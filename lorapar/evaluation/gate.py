@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from lorapar.config import GateConfig
 from lorapar.errors import BadInputError, nearest
 from lorapar.evaluation.accuracy import Outcomes
-from lorapar.evaluation.intervals import paired_change
+from lorapar.evaluation.intervals import mcnemar_exact, paired_change
 
 CANDIDATE, INCUMBENT, BASE = "after_rl", "incumbent", "base"
 """Names of the models in an evaluation."""
@@ -85,7 +85,7 @@ def judge(outcomes: Outcomes, settings: GateConfig, against: str) -> Judged:
     return Judged(
         better=gained and all(guard.held for guard in guards),
         against=against,
-        reasons=(reason, *_guard_reasons(guards, comparisons, settings)),
+        reasons=(reason, *_guard_reasons(guards, comparisons, settings), *_too_few(gain.rows, settings)),
         gain=gain,
         comparisons=comparisons,
         guards=guards,
@@ -157,6 +157,18 @@ def _gained(gain: Comparison, settings: GateConfig, against: str) -> tuple[bool,
     if not enough:
         return False, f"{what}; that is less than the minimum gain of {_points(settings.minimum_gain)} points"
     return True, f"{what}; that is a gain"
+
+
+def _too_few(rows: int, settings: GateConfig) -> list[str]:
+    """That not even a candidate which wins every row would be better for sure, where the rows are so few."""
+    best = mcnemar_exact(rows, 0)
+    if best < round(1 - settings.confidence, 9):
+        return []
+    only = "1 row" if rows == 1 else f"{rows:,} rows"
+    return [
+        f"only {only} could be judged: even with every one won p would be {best:.2g}, so nothing would be found "
+        f"better at gate.confidence {settings.confidence:g}; raise data.heldout (of the task mix: data.task_mix)"
+    ]
 
 
 def _guard_reasons(guards: Sequence[Guard], comparisons: Sequence[Comparison], settings: GateConfig) -> list[str]:

@@ -27,7 +27,7 @@ from lorapar.serving.base_identity import (
     require_same,
 )
 from lorapar.serving.settings import ServingSettings, capture_config, compact_text
-from lorapar.store import NotFoundError
+from lorapar.store import NotFoundError, is_s3
 
 MIDDLEWARE = "lorapar.serving.middleware.AdapterMiddleware"
 # Not `vllm serve`: it looks up the version of a package named vllm, and the CPU build has another name.
@@ -90,7 +90,7 @@ def server_command(
     vLLM does not serve; IntegrityError where the base is not the one that a version was trained on.
     """
     _refuse_versions(names)
-    settings = ServingSettings(registry=registry.address, adapters=",".join(names), capture=capture)
+    settings = ServingSettings(registry=_anywhere(registry.address), adapters=",".join(names), capture=capture)
     settings = settings.model_copy(update={"capture": _capture(settings)})
     versions = [registry.resolve(str(reference)) for reference in settings.references]
     waiting, notes = _candidates(registry, settings.names)
@@ -120,6 +120,11 @@ def server_command(
             *ending_notes(registry, versions),
         ),
     )
+
+
+def _anywhere(address: str) -> str:
+    """The address from wherever the printed command is run."""
+    return address if is_s3(address) else str(Path(address).absolute())
 
 
 def _capture(settings: ServingSettings) -> str:

@@ -162,5 +162,8 @@ def test_what_cannot_be_asked_or_written_is_refused_before_a_model_is_loaded(tmp
         call("ask", "nowhere", "--file", rows, "-o", tmp_path)
     with pytest.raises(BadInputError, match="nowhere: there is no such folder, and for a name in a registry: which"):
         call("ask", "nowhere", "--file", rows, "-o", tmp_path / "new" / "out.jsonl")
+    for mistyped in ("runs/min/adapter", "./adpater", "s3://bucket/adapter"):
+        with pytest.raises(BadInputError, match=f"^{mistyped}: there is no such folder; give the folder of an adapter"):
+            call("ask", mistyped, "Why?", "--registry", tmp_path)
     with pytest.raises(BadInputError, match=r"the question is not UTF-8 \(at character 3\)"):
         call("ask", "nowhere", "hi\udcff")

@@ -358,7 +358,7 @@ def test_a_secret_in_the_place_of_its_variable_is_not_shown(option) -> None:
 def test_one_mistake_is_one_complaint(override, message) -> None:
     with pytest.raises(BadInputError) as caught:
         load_config(overrides=[override])
-    complaints = str(caught.value).removeprefix("the defaults: ").split("; ")
+    complaints = str(caught.value).removeprefix("--set ").split("; ")
     assert complaints[0] == message
     assert [one for one in complaints if "at least 1" in one or ".name:" in one or ".task:" in one] == (
         [message] if override == "teachers=[]" else []

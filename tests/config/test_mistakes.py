@@ -95,4 +95,4 @@ def test_a_mistake_names_its_place_as_people_write_it_wherever_it_is() -> None:
 def test_where_values_of_several_kinds_are_taken_the_complaint_is_of_the_kind_given(override, message) -> None:
     with pytest.raises(BadInputError) as caught:
         load_config(overrides=[override])
-    assert str(caught.value).removeprefix("the defaults: ") in (message, f"{message} (got 'high')")
+    assert str(caught.value).removeprefix("--set ") in (message, f"{message} (got 'high')")

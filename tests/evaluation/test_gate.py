@@ -51,6 +51,17 @@ def test_not_better_says_why(outcome, settings, reason) -> None:
     assert re.search(reason, found.reasons[0])
 
 
+def test_so_few_rows_that_nothing_would_be_better_are_named_as_the_reason() -> None:
+    settings = GateConfig(measures=("system1",), confidence=0.9)
+    found = judge({"system1": rows(0, 4, 0)}, settings, "base")
+    assert not found.better
+    assert found.reasons[-1].startswith("only 4 rows could be judged: even with every one won p would be 0.12, so ")
+    assert "raise data.heldout" in judge({"system1": rows(4, 0, 0)}, settings, "base").reasons[-1]
+    enough = judge({"system1": rows(0, 5, 0)}, settings, "base")
+    assert enough.better
+    assert not any("could be judged" in reason for reason in enough.reasons)
+
+
 def test_a_minimum_gain_that_is_reached_exactly_is_reached() -> None:
     settings = GateConfig(measures=("system1",), minimum_gain=0.1)
     assert judge({"system1": rows(80, 10, 0, 10)}, settings, "base").better

@@ -18,6 +18,7 @@ from lorapar.registry.versions import Version
 from lorapar.serving import kserve_manifest, server_command
 from lorapar.serving.base_identity import ServedBase
 from lorapar.serving.settings import settings_from
+from lorapar.store import open_store
 
 from .conftest import BASE, adapter_files
 
@@ -41,6 +42,13 @@ def test_command_names_base_rank_slots_and_middleware(registry: Registry) -> Non
     assert message["--middleware"] == "lorapar.serving.middleware.AdapterMiddleware"
     assert command.environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
     assert settings_from(command.environment).adapters == "task"
+
+
+def test_the_address_of_a_folder_holds_wherever_the_command_is_run(registry: Registry, monkeypatch) -> None:
+    folder = Path(registry.address)
+    monkeypatch.chdir(folder.parent)
+    command = server_command(Registry(open_store(folder.name)), ["task"])
+    assert command.environment["LORAPAR_REGISTRY"] == str(folder)
 
 
 def test_rank_is_that_of_the_highest_alias_or_candidate(registry: Registry, tmp_path: Path) -> None:
