@@ -99,6 +99,15 @@ def stopped(
     return StoppedError(f"{how}{where}; {then}", terminated=terminated)
 
 
+def stop_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The stop that a library has turned into an error of its own, as transformers does while it imports."""
+    seen: set[int] = set()  # errors may be each other's cause
+    while error is not None and not isinstance(error, KeyboardInterrupt) and id(error) not in seen:
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return error if isinstance(error, KeyboardInterrupt) else None
+
+
 def nearest(word: str, known: list[str]) -> str:
     """A ` (did you mean 'x'?)` suffix for the closest known word, or an empty string when none is close."""
     return "".join(f" (did you mean '{one}'?)" for one in nearest_of(word, known))

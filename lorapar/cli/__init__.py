@@ -32,7 +32,7 @@ from lorapar.cli import (
 )
 from lorapar.cli.base import app, err
 from lorapar.cli.command import UsageProblem, is_usage_problem, usage_line
-from lorapar.errors import ExitCode, LoraparError, stopped
+from lorapar.errors import ExitCode, LoraparError, stop_behind, stopped
 from lorapar.redaction import install_redaction, print_traceback, redact
 from lorapar.stopping import on_sigterm
 
@@ -72,7 +72,7 @@ def main() -> NoReturn:
         err.print_line(f"lorapar: {redact(str(error))}", "red")
         sys.exit(error.exit_code)
     except Exception as bug:
-        if (stop := _stop_behind(bug)) is not None:
+        if (stop := stop_behind(bug)) is not None:
             end = stopped(stop, "")
             err.print_line(f"lorapar: {end}", "red")
             sys.exit(end.exit_code)
@@ -82,15 +82,6 @@ def main() -> NoReturn:
         print_traceback(type(bug), bug, bug.__traceback__)
         sys.exit(ExitCode.BUG)
     sys.exit(code or ExitCode.OK)
-
-
-def _stop_behind(error: BaseException | None) -> KeyboardInterrupt | None:
-    """The stop that a library has turned into an error of its own, as transformers does while it imports."""
-    seen: set[int] = set()  # errors may be each other's cause
-    while error is not None and not isinstance(error, KeyboardInterrupt) and id(error) not in seen:
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return error if isinstance(error, KeyboardInterrupt) else None
 
 
 def _print_refused(error: Exception) -> None:

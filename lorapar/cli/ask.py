@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lorapar import __version__
 from lorapar.cli import complete
 from lorapar.cli.adapters import Where, open_registry
-from lorapar.cli.base import AsJson, app, err, out, show_document
+from lorapar.cli.base import AsJson, app, ending, err, out, show_document
 from lorapar.errors import BadInputError, StorageError, nearest
 from lorapar.extras import pip_install
 
@@ -38,6 +39,8 @@ AskedAs = Annotated[
     typer.Option("--system", help="Ask with the system message of this system's rows; absent: as System 1."),
 ]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Longest answer in tokens, as evaluate.max_new_tokens.")]
+_Row = tuple[str, str, "System | None"]
+"""(id, question, system) of a question."""
 _BATCH = 8
 """Rows of a file that are answered together."""
 
@@ -71,13 +74,13 @@ def ask_command(  # noqa: PLR0913  -- an argument is an option of the command
         _check_output(output)
     if question is not None:
         _check_text("the question", question)
-    rows = list(_rows(file, system)) if file is not None else [("question", str(question), system)]
-    with _pair(adapter, where, model, [one for *_, one in rows]) as pair:
-        answers = _answers(pair, rows, max_tokens, base=base)
-        if file is not None:
-            _write(answers, output, len(rows))
-            return
-        asked = next(answers)
+    with ending("nothing was answered yet, run the same command again"):
+        rows = list(_rows(file, system)) if file is not None else [("question", str(question), system)]
+        with _pair(adapter, where, model, [one for *_, one in rows]) as pair:
+            if file is not None:
+                _write(pair, rows, output, max_tokens, base=base)
+                return
+            asked = next(_answers(pair, rows, max_tokens, base=base))
     if as_json:
         show_document(asked)
     else:
@@ -98,7 +101,7 @@ def chat_command(
 
     Examples: `lorapar chat runs/demo/adapter`, `lorapar chat NAME@candidate --system system2`
     """
-    with _pair(adapter, where, model, [system]) as pair:
+    with ending("a conversation is not kept"), _pair(adapter, where, model, [system]) as pair:
         out.print(f"base model {pair.adapter.model.name}, adapter {adapter}; /new starts again, an empty line ends")
         histories: dict[bool, list[Turn]] = {True: [], False: []}
         for text in _typed():
@@ -204,7 +207,7 @@ def _registry_for(name: str, where: str | None) -> Registry:
         raise BadInputError(f"{name}: there is no such folder, and for a name in a registry: {error}") from None
 
 
-def _rows(file: Path, system: System | None) -> Iterator[tuple[str, str, System | None]]:
+def _rows(file: Path, system: System | None) -> Iterator[_Row]:
     """(id, question, system) of each line; every line is looked at before anything is computed."""
     # Not splitlines: JSON strings may hold other line separators, such as U+2028.
     lines = [(number, line) for number, line in enumerate(_text_of(file).split("\n"), 1) if line.strip()]
@@ -232,7 +235,7 @@ def _text_of(file: Path) -> str:
         raise BadInputError(f"{file}:{line}: not UTF-8 (byte {data[error.start]:#04x}); save it as UTF-8") from None
 
 
-def _row(place: str, number: int, line: str, system: System | None) -> tuple[str, str, System | None]:
+def _row(place: str, number: int, line: str, system: System | None) -> _Row:
     try:
         row: Any = json.loads(line)
     except ValueError as error:
@@ -246,9 +249,7 @@ def _row(place: str, number: int, line: str, system: System | None) -> tuple[str
     return str(row.get("id", number)), row["question"], own
 
 
-def _answers(
-    pair: Pair, rows: Sequence[tuple[str, str, System | None]], limit: int, *, base: bool
-) -> Iterator[AskedDocument]:
+def _answers(pair: Pair, rows: Sequence[_Row], limit: int, *, base: bool) -> Iterator[AskedDocument]:
     from lorapar.cli.documents import AskedDocument
     from lorapar.cli.fill_documents import answer_document
     from lorapar.serving.here import question
@@ -268,19 +269,31 @@ def _answers(
             )
 
 
-def _write(answers: Iterator[AskedDocument], output: Path | None, total: int) -> None:
+def _write(pair: Pair, rows: Sequence[_Row], output: Path | None, limit: int, *, base: bool) -> None:
     """A line an answer, as each is there, so that those of a killed command are kept."""
+    from lorapar.cli.answers_file import AnswersFile
     from lorapar.store import storage_errors
 
     if output is None:
-        for one in answers:
-            typer.echo(one.model_dump_json())
+        with ending("what is printed is finished, and the same command begins again"):
+            for one in _answers(pair, rows, limit, base=base):
+                typer.echo(one.model_dump_json())
         return
-    with storage_errors(output), output.open("w", encoding="utf-8") as opened:
-        for one in answers:
-            opened.write(one.model_dump_json() + "\n")
-            opened.flush()
-    err.print_line(f"{total} {'answer' if total == 1 else 'answers'}: {output}", "green")
+    with storage_errors(output):
+        file = AnswersFile(output, _digest(pair.adapter, rows, limit, base=base), len(rows))
+        with ending(file.kept):
+            file.write(lambda start: _answers(pair, rows[start:], limit, base=base), _BATCH)
+    err.print_line(f"{len(rows)} {'answer' if len(rows) == 1 else 'answers'}: {output}", "green")
+
+
+def _digest(adapter: LocalAdapter, rows: Sequence[_Row], limit: int, *, base: bool) -> str:
+    """What answers depend on: those of another adapter, of other rows or of other options are not gone on from."""
+    from lorapar.records import digest_of
+    from lorapar.store import file_sha256
+
+    files = [file_sha256(file) for file in sorted(adapter.folder.iterdir()) if file.is_file()]
+    asked = [adapter.model.model_dump(mode="json"), adapter.prompts.model_dump(mode="json"), limit, base]
+    return digest_of([__version__, files, asked, [list(row) for row in rows]])
 
 
 def _show(asked: AskedDocument) -> None:

@@ -6,7 +6,7 @@ import gc
 import os
 import select
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from lorapar import __version__
 from lorapar.cli import complete
 from lorapar.cli.command import CommandGroup
-from lorapar.errors import ExitCode, stopped
+from lorapar.errors import ExitCode, LoraparError, stop_behind, stopped
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -94,6 +94,19 @@ def _reporting_stop() -> Iterator[None]:
         if isinstance(end.__context__, BrokenPipeError):  # rich ends so, with 1
             raise SystemExit(ExitCode.UNREAD) from None
         raise
+
+
+@contextmanager
+def ending(then: str | Callable[[], str]) -> Iterator[None]:
+    """What a stopped command says of what is kept, where that is not what is kept of a run."""
+    try:
+        yield
+    except (LoraparError, SystemExit):
+        raise
+    except BaseException as error:
+        if (stop := stop_behind(error)) is None:
+            raise
+        raise stopped(stop, "", then if isinstance(then, str) else then()) from None
 
 
 def _nobody_reads(stream: Any) -> bool:

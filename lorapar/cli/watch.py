@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorapar.cli.adapters import open_registry
-from lorapar.cli.base import AsJson, app, out, show_document
+from lorapar.cli.base import AsJson, app, ending, out, show_document
 from lorapar.errors import BadInputError
 from lorapar.extras import pip_install
 
 if TYPE_CHECKING:
-    from lorapar.local.live import LiveNode, WatchedRun
+    from lorapar.local.live import LiveNode, WatchedRun, Watcher
     from lorapar.registry import Registry
     from lorapar.ui.runs import Runs
 
@@ -42,7 +42,11 @@ def watch_command(
     """
     from lorapar.local.live import Watcher
 
-    watcher = Watcher(run)
+    with ending("only watching ended, the run is not touched"):
+        _watch(Watcher(run), as_json=as_json)
+
+
+def _watch(watcher: Watcher, *, as_json: bool) -> None:
     if as_json:
         from lorapar.cli.fill_documents import watched_document
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
@@ -14,9 +15,10 @@ import typer.testing
 from rich.console import Console
 
 from lorapar.cli import app
+from lorapar.cli.answers_file import AnswersFile
 from lorapar.cli.ask import _show, _typed
 from lorapar.cli.documents import AskedDocument, SaidDocument
-from lorapar.errors import BadInputError, ExitCode
+from lorapar.errors import BadInputError, ExitCode, StoppedError
 from lorapar.serving.here import Pair, question, read_adapter
 from lorapar.terminal import Column, SideBySide
 
@@ -48,6 +50,91 @@ def test_a_file_of_questions_is_answered_line_by_line_in_its_order(tiny_run, tmp
     assert [(line["id"], line["system"]) for line in lines] == [("first", "system1"), ("3", "system2")]
     printed = call("ask", tiny_run / "adapter", "--file", "-", *options, typed=json.dumps(rows[0]))
     assert json.loads(printed) == lines[0]
+
+
+def stopping_after(calls: int):
+    """Pair.ask, which is stopped as by Ctrl-C once it has answered so often."""
+    real, left = Pair.ask, iter(range(calls))
+
+    def ask(self, *arguments, **options):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return real(self, *arguments, **options)
+
+    return ask
+
+
+def test_a_stopped_command_keeps_its_answers_and_the_same_one_goes_on(tiny_run, tmp_path, monkeypatch) -> None:
+    rows, output, whole = tmp_path / "rows.jsonl", tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
+    rows.write_text("".join(json.dumps({"question": f"{number}?"}) + "\n" for number in range(5)))
+    asked = ("ask", tiny_run / "adapter", "--file", rows, "--max-tokens", "2", "--no-base", "-o")
+    monkeypatch.setattr("lorapar.cli.ask._BATCH", 2)
+    call(*asked, whole)
+    output.write_text("of an earlier command\n")
+    with monkeypatch.context() as patched:
+        patched.setattr(Pair, "ask", stopping_after(2))
+        with pytest.raises(StoppedError, match=r"^interrupted; 4 of 5 answers are kept in .*, run the same command"):
+            call(*asked, output)
+    assert output.read_text() == "of an earlier command\n"
+    with monkeypatch.context() as patched:
+        patched.setattr(Pair, "ask", stopping_after(1))  # the last row alone is left
+        call(*asked, output)
+    assert output.read_text() == whole.read_text()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out.jsonl", "rows.jsonl", "whole.jsonl"]
+    monkeypatch.setattr(Pair, "ask", stopping_after(0))
+    for different in (["--system", "system2"], ["--max-tokens", "3"], ["--base"]):
+        with pytest.raises(StoppedError, match="0 of 5 answers are kept"):
+            call(*asked, output, *different)
+
+
+def answers(count: int) -> Iterator[AskedDocument]:
+    for number in range(count):
+        said = SaidDocument(text=str(number), tokens=1, cut_off=False)
+        yield AskedDocument(id=str(number), question="Why?", system=None, base=None, adapter=said)
+
+
+def test_half_a_line_and_half_a_batch_are_answered_again(tmp_path) -> None:
+    file = AnswersFile(tmp_path / "out.jsonl", "digest", 9)
+    lines = [one.model_dump_json() + "\n" for one in answers(7)]
+    (tmp_path / "out.jsonl.digest.partial").write_text("".join(lines)[:-3])
+    begun: list[int] = []
+    file.write(lambda start: begun.append(start) or answers(9 - start), 4)
+    assert begun == [4]
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 9
+
+
+@pytest.mark.parametrize("kind", ["device", "link"])
+def test_what_is_no_file_of_its_own_keeps_its_place(tmp_path, kind: str) -> None:
+    (tmp_path / "file").write_text("")
+    with (tmp_path / "file").open() as opened:
+        output = Path(f"/dev/fd/{opened.fileno()}") if kind == "device" else tmp_path / "link"
+        if kind == "link":
+            output.symlink_to("file")
+        before = (tmp_path / "file").stat().st_ino
+        written = AnswersFile(output, "digest", 1)
+        written.write(lambda _: answers(1), 8)
+        if kind == "device":
+            assert written.kept() == f"1 of 1 answers are in {output}; the same command begins again"
+    assert json.loads((tmp_path / "file").read_text())["id"] == "0"
+    assert output.is_symlink()
+    assert (before == (tmp_path / "file").stat().st_ino) == (kind == "device")
+
+
+def test_a_stopped_chat_and_watch_say_what_is_kept(tmp_path, monkeypatch) -> None:
+    def stop(*_: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as stop:
+            raise ModuleNotFoundError("could not import module") from stop  # as transformers does
+
+    monkeypatch.setattr("lorapar.cli.ask.need_torch", stop)
+    with pytest.raises(StoppedError, match=r"^interrupted; a conversation is not kept$"):
+        call("chat", tmp_path)
+    with pytest.raises(StoppedError, match=r"^interrupted; nothing was answered yet, run the same command again$"):
+        call("ask", tmp_path, "Why?")
+    monkeypatch.setattr("lorapar.local.live.Watcher.look", stop)
+    with pytest.raises(StoppedError, match=r"^interrupted; only watching ended, the run is not touched$"):
+        call("watch", tmp_path)
 
 
 @pytest.mark.parametrize(

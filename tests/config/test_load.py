@@ -435,7 +435,9 @@ def test_a_mistake_is_blamed_on_what_it_came_from(tmp_path):
 def test_a_path_may_be_text_and_one_that_is_not_there_names_its_neighbour(tmp_path):
     (tmp_path / "mini.yaml").write_text("name: mine\n", encoding="utf-8")
     assert load_config(file=str(tmp_path / "mini.yaml")).name == "mine"
-    with pytest.raises(BadInputError, match=r"^--config: there is no file .*min\.yaml \(did you mean 'mini\.yaml'\?\)$"):
+    with pytest.raises(
+        BadInputError, match=r"^--config: there is no file .*min\.yaml \(did you mean 'mini\.yaml'\?\)$"
+    ):
         load_config(file=str(tmp_path / "min.yaml"))
-    with pytest.raises(BadInputError, match="--config: .* cannot be read: File name too long"):
+    with pytest.raises(BadInputError, match=r"--config: .* cannot be read: File name too long"):
         load_config(file="x" * 300 + "/y.yaml")

@@ -52,7 +52,7 @@ def test_the_hint_for_short_answers_has_the_names_of_the_file(tmp_path):
 def test_code_is_an_answer_only_where_tests_are_beside_it(tmp_path):
     """A ticket has a text and a code, too, and its answer is in neither."""
     ticket = {"text": "It does not start.", "product": "P7", "reply": "Charge it first.", "code": "E17"}
-    with pytest.raises(BadInputError, match="no columns that say what is asked and answered; it has: .*reply"):
+    with pytest.raises(BadInputError, match=r"no columns that say what is asked and answered; it has: .*reply"):
         load_data(DataConfig(source=str(write(tmp_path, ".csv", [ticket])), heldout=0), seed=0)
     prompt = {"prompt": "It does not start.", "response": "Charge it first.", "code": "E17"}
     loaded = load_data(DataConfig(source=str(write(tmp_path, ".csv", [prompt])), heldout=0), seed=0)
