@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +27,9 @@ from lorapar.cli.base import (
 )
 from lorapar.errors import BadInputError, ExitCode
 
+if TYPE_CHECKING:
+    from lorapar.config import RunConfig
+
 
 @app.command("run")
 def run_command(
@@ -43,6 +46,7 @@ def run_command(
     Examples: `lorapar run --preset demo`, `lorapar run --config mine.yaml --out runs/mine --until score`
     """
     settings = settings_of(preset, config, overrides, store)
+    _refuse_beside(settings, config)
     from lorapar.local.runner import run_local
     from lorapar.report.terminal import closing_table, warning_lines
 
@@ -73,6 +77,7 @@ def plan_command(
     Examples: `lorapar plan --preset demo`, `lorapar plan --config mine.yaml --set rl.max_steps=40`
     """
     settings = settings_of(preset, config, overrides)
+    _refuse_beside(settings, config)
     from lorapar.local.planning import plan_run, plan_table
 
     planned = plan_run(settings, out_dir_of(settings, out_dir), until=until, fresh=fresh)
@@ -82,6 +87,13 @@ def plan_command(
         show_document(plan_document(planned))
         return
     out.print(plan_table(planned))
+
+
+def _refuse_beside(settings: RunConfig, file: Path | None) -> None:
+    from lorapar.data.source import refuse_beside
+
+    if file is not None:
+        refuse_beside(settings.data, file)
 
 
 @app.command("stage")

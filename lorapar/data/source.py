@@ -79,6 +79,19 @@ def _meant(source: str) -> str:
     return f" (did you mean '{hub[0]}'?)" if hub else nearest(source, [TASK_MIX, _HUB, CAPTURE])
 
 
+def refuse_beside(config: DataConfig, settings: Path) -> None:
+    """Raise BadInputError for a relative file that is not here, and lies beside the file of settings that names it."""
+    for source in (part.source for part in config.parts):
+        path = settings.parent / source
+        if source == TASK_MIX or source.startswith((_HUB, CAPTURE)) or "://" in source:
+            continue
+        if path.exists() and not Path(source).expanduser().exists():
+            raise BadInputError(
+                f"data.source: there is no {source} here, but one beside {settings}: relative paths are looked for "
+                f"where the command is run, not beside the settings; write {path} or run it there"
+            )
+
+
 def is_far(config: DataConfig) -> bool:
     """Whether rows come from the hub or a capture, so that reading them costs a download or a teacher's answers."""
     return not {Kind.HUB, Kind.CAPTURE}.isdisjoint(map(kind_of, config.parts))

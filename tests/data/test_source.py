@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, DatasetDict
 from huggingface_hub import constants
+from typer.testing import CliRunner
 
+from lorapar.cli import app
 from lorapar.config import DataConfig, TaskMixConfig
 from lorapar.data import data_digest, load_data, resolve_data
+from lorapar.data.source import refuse_beside
 from lorapar.errors import BadInputError, UnreachableError
 
 
@@ -112,3 +115,19 @@ def test_rows_of_two_formats_in_one_source_belong_in_two(tmp_path):
     path.write_text("\n".join(map(json.dumps, [{"question": "q", "answer": "a"}, talk])))
     with pytest.raises(BadInputError, match=r"jsonl:2: a row of another format: it has conversations .*data\.sources"):
         load_data(DataConfig(source=str(path), heldout=0), seed=0)
+
+
+def test_a_file_beside_the_settings_is_named_where_the_command_is_run_elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "rows.jsonl").write_text('{"question": "1+1?", "answer": "2"}\n')
+    (tmp_path / "mine" / "mine.yaml").write_text("data: {source: rows.jsonl}\n")
+    monkeypatch.chdir(tmp_path)
+    for command in ("plan", "run"):
+        ended = CliRunner().invoke(app, [command, "--config", "mine/mine.yaml"])
+        assert str(ended.exception).startswith(
+            "data.source: there is no rows.jsonl here, but one beside mine/mine.yaml: relative paths"
+        )
+        assert "; write mine/rows.jsonl or run it there" in str(ended.exception)
+    monkeypatch.chdir(tmp_path / "mine")
+    refuse_beside(DataConfig(source="rows.jsonl"), Path("mine.yaml"))
+    refuse_beside(DataConfig(source="task-mix"), Path("mine.yaml"))
