@@ -1,4 +1,4 @@
-"""Where `lorapar ask --file` writes: what a stopped command has answered is kept, and the same command goes on from it.
+"""Where `ask` with `--file` writes: what a stopped command has answered is kept, and the same command goes on from it.
 
 Answers are collected in a file beside the one that is asked for, whose name says what was asked of whom, and take its
 place when all are there. What cannot be replaced, such as a pipe, is written to directly.
