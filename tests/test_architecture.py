@@ -249,7 +249,7 @@ NOT_IN_A_POD = {
 }
 A_TASK = """
 import json, sys
-import lorapar.cli, lorapar.kubeflow.executor, lorapar.registry
+import lorapar.cli.run, lorapar.kubeflow.executor, lorapar.registry
 from lorapar.ranks import Ranks
 from lorapar.stages.contract import stage_module
 Ranks.here()  # asked before libraries of models are imported in one go

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import lorapar.cli
 from lorapar import __version__
-from lorapar.cli import app
+from lorapar.cli import FILES, app
 from lorapar.cli.base import PANELS
 from lorapar.errors import ExitCode
 
@@ -229,6 +229,32 @@ def test_help_shows_every_command_in_one_panel() -> None:
     assert "─ Commands ─" not in text
 
 
+def test_each_command_is_in_the_file_that_is_imported_for_it() -> None:
+    """A process that runs one command imports no other's."""
+    script = """
+import sys, typer
+from lorapar.cli import application
+for name, command in sorted(typer.main.get_command(application(sys.argv[1:])).commands.items()):
+    print(name, *sorted(getattr(command, "commands", ())))
+"""
+    whole = typer.main.get_command(app).commands
+    for names in FILES.values():
+        ended = subprocess.run([sys.executable, "-c", script, names[0]], capture_output=True, text=True, check=True)
+        known = dict(line.partition(" ")[::2] for line in ended.stdout.splitlines())
+        for name in names:
+            assert known[name].split() == sorted(getattr(whole[name], "commands", ())), name
+
+
+def test_help_without_signatures_is_that_of_whole_commands(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["lorapar", "--help"])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        lorapar.cli.main()
+    assert capsys.readouterr().out == CliRunner().invoke(app, ["--help"], prog_name="lorapar").output
+    assert "--preset" in CliRunner().invoke(app, ["run", "--help"]).output, "the application itself keeps its options"
+
+
 def test_a_reader_who_has_gone_ends_a_command_without_a_word() -> None:
     """As after `| head -1`: typer and rich end with 1, which is the code of a bug."""
     command = subprocess.Popen(
@@ -250,7 +276,7 @@ def test_a_stop_that_a_library_turned_into_its_own_error_is_a_stop(monkeypatch, 
         except KeyboardInterrupt as stop:
             raise ModuleNotFoundError("could not import module") from stop
 
-    monkeypatch.setattr("lorapar.cli.app", importing)
+    monkeypatch.setattr("lorapar.cli.application", lambda _: importing)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with pytest.raises(SystemExit) as end:
         lorapar.cli.main()
@@ -264,7 +290,7 @@ def test_errors_that_are_each_others_cause_come_to_an_end(monkeypatch, capsys) -
         first.__cause__, second.__cause__ = second, first
         raise first
 
-    monkeypatch.setattr("lorapar.cli.app", going_round)
+    monkeypatch.setattr("lorapar.cli.application", lambda _: going_round)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with pytest.raises(SystemExit) as end:
         lorapar.cli.main()

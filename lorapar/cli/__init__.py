@@ -1,59 +1,70 @@
 """The `lorapar` command: reads options, calls the rooms below, prints; nothing is computed here.
 
-One file a group of commands; importing it here puts its commands into `app`.
+One file a group of commands; importing it puts its commands into `app`. A process that runs one command imports that
+one's file only, and typer reads no other command's signature: both took half of the time until a mistake was reported.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
 import warnings
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 # Read by OpenMP when torch is imported: idle threads that spin slow training threefold on busy cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from lorapar.cli import (
-    adapters,
-    ask,
-    capture,
-    export,
-    kubeflow,
-    look,
-    run,
-    schedules,
-    serve,
-    storage,
-    study,
-    versions,
-    votes,
-    watch,
-)
-from lorapar.cli.base import app, err
+from lorapar.cli import base
+from lorapar.cli.base import err
 from lorapar.cli.command import UsageProblem, is_usage_problem, usage_line
 from lorapar.errors import ExitCode, LoraparError, stop_behind, stopped
 from lorapar.redaction import install_redaction, print_traceback, redact
 from lorapar.stopping import on_sigterm
 
-__all__ = [
-    "adapters",
-    "app",
-    "ask",
-    "capture",
-    "export",
-    "kubeflow",
-    "look",
-    "main",
-    "run",
-    "schedules",
-    "serve",
-    "storage",
-    "study",
-    "versions",
-    "votes",
-    "watch",
-]
+if TYPE_CHECKING:
+    from lorapar.cli.base import app
+    from lorapar.cli.command import CommandGroup
+
+__all__ = ["FILES", "app", "application", "main"]
+
+FILES = {
+    "adapters": ("adapters",),
+    "ask": ("ask", "chat"),
+    "capture": ("capture",),
+    "export": ("export",),
+    "kubeflow": ("compile", "runs", "schedule", "submit"),
+    "look": ("doctor", "partition", "presets", "report", "schema"),
+    "run": ("gate", "plan", "run", "stage"),
+    "schedules": ("schedules",),
+    "serve": ("serve",),
+    "storage": ("gc", "models"),
+    "study": ("study", "tune"),
+    "versions": ("adapters",),
+    "votes": ("votes",),
+    "watch": ("ui", "watch"),
+}
+"""Which file has which commands; both files of `adapters` have some of its own."""
+
+
+def application(words: Sequence[str]) -> CommandGroup:
+    """What the words of a command line call: an application with that command, with all of them where it names none.
+
+    For `--help` alone, commands have their names and texts, and no options.
+    """
+    files = [name for name, commands in FILES.items() if words and words[0] in commands]
+    for name in files or FILES:
+        importlib.import_module(f"lorapar.cli.{name}")
+    return base.app.listing() if list(words) == ["--help"] else base.app
+
+
+def __getattr__(name: str) -> Any:
+    """`lorapar.cli.app`, with every command in it."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return application(())
 
 
 def main() -> NoReturn:
@@ -67,7 +78,7 @@ def main() -> NoReturn:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl)\.")
     try:
         settle_caches()
-        code = app(prog_name="lorapar", standalone_mode=False)
+        code = application(sys.argv[1:])(prog_name="lorapar", standalone_mode=False)
     except LoraparError as error:
         err.print_line(f"lorapar: {redact(str(error))}", "red")
         sys.exit(error.exit_code)

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from copy import copy
+from inspect import getdoc
 from pathlib import Path
-from typing import Any, Protocol, TypeGuard, TypeVar, get_args, get_type_hints, runtime_checkable
+from typing import Any, Protocol, TypeGuard, TypeVar, cast, get_args, get_type_hints, runtime_checkable
 
 import typer
 from typer.core import TyperCommand
+from typer.models import CommandInfo
 
 from lorapar.errors import BadInputError, nearest
 
@@ -49,6 +52,24 @@ class CommandGroup(typer.Typer):
     def command(self, *names: Any, **options: Any) -> Callable[[Function], Function]:
         """As typer's."""
         return super().command(*names, **{"cls": Command, **options})
+
+    def listing(self) -> CommandGroup:
+        """A copy for its list of commands: they have names and texts, and typer reads no signature."""
+        found = copy(self)
+        found.registered_commands = [_listed(info) for info in self.registered_commands]
+        found.registered_groups = [copy(info) for info in self.registered_groups]
+        for info in found.registered_groups:
+            group = info.typer_instance = cast(typer.Typer, copy(info.typer_instance))
+            group.registered_commands = []
+        return found
+
+
+def _listed(info: CommandInfo) -> CommandInfo:
+    """A command without its options, that does nothing."""
+    found = copy(info)
+    found.help = info.help or getdoc(info.callback)
+    found.callback = lambda: None
+    return found
 
 
 def _texts(value: object) -> Iterable[str]:

@@ -1,10 +1,8 @@
 """The LoRA adapter, what each element is worth, and who may train it: `adapter`, `score`, `partition`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -96,7 +94,7 @@ class AdapterConfig(Section):
         return unless_default(self, handler(self), "kind", "virtual_tokens")
 
     @model_validator(mode="after")
-    def _settings_are_of_the_kind(self) -> AdapterConfig:
+    def _settings_are_of_the_kind(self) -> Self:
         for name, kinds in _READ_BY.items():
             if self.kind not in kinds and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(
@@ -145,7 +143,7 @@ class PartitionConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _says_something_once(self) -> PartitionConfig:
+    def _says_something_once(self) -> Self:
         if self.budget_elements is not None and self.budget_bytes is not None:
             raise ValueError("budget_elements and budget_bytes: give one of the two")
         if self.choose == {}:

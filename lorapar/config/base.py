@@ -1,6 +1,8 @@
-"""What every section of the settings is made from: strict models and the bounds that values keep to."""
+"""What every section of the settings is made from: strict models and the bounds that values keep to.
 
-from __future__ import annotations
+The files of sections do without `from __future__ import annotations`: pydantic would compile and evaluate each
+annotation's text, a twentieth of the time until `lorapar submit` reports a mistake.
+"""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal

@@ -1,9 +1,7 @@
 """What a server keeps of its traffic (`serving.capture`), and how a run turns that into rows (`data.capture`)."""
 
-from __future__ import annotations
-
 from datetime import date, datetime
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
@@ -61,7 +59,7 @@ class CaptureConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _rules_have_names_of_their_own(self) -> CaptureConfig:
+    def _rules_have_names_of_their_own(self) -> Self:
         for name in self.rules:
             if name in BUILT_IN_RULES:
                 raise ValueError(f"rules: '{name}' is the name of a built-in rule; choose another one")
@@ -80,7 +78,7 @@ class CaptureTeacher(Section):
     openai: EndpointOptions | None = Field(None, description="How its endpoint is asked")
 
     @model_validator(mode="after")
-    def _can_be_asked(self) -> CaptureTeacher:
+    def _can_be_asked(self) -> Self:
         if wrong := why_no_address(self.endpoint):
             raise ValueError(wrong)
         return self
@@ -125,7 +123,7 @@ class CaptureSource(Section):
     )
 
     @model_validator(mode="after")
-    def _options_fit(self) -> CaptureSource:
+    def _options_fit(self) -> Self:
         for option, value in (("teacher", self.teacher), ("file", self.file)):
             if self.reference == option and value is None:
                 raise ValueError(f"{option}: is missing, and reference is {option}")

@@ -1,7 +1,5 @@
 """How unfinished work is kept: the section `checkpoint`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

@@ -1,8 +1,6 @@
 """Where the examples come from: the section `data`."""
 
-from __future__ import annotations
-
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -82,7 +80,7 @@ class LengthConfig(Section):
         return self.min_tokens is not None or self.max_tokens is not None
 
     @model_validator(mode="after")
-    def _in_order(self) -> LengthConfig:
+    def _in_order(self) -> Self:
         for unit in ("characters", "tokens"):
             least, most = getattr(self, f"min_{unit}"), getattr(self, f"max_{unit}")
             if least is not None and most is not None and least > most:
@@ -146,13 +144,13 @@ class DataConfig(Section):
         return unless_default(self, handler(self), "systems", "development", "capture")
 
     @model_validator(mode="after")
-    def _capture_is_read(self) -> DataConfig:
+    def _capture_is_read(self) -> Self:
         if self.capture != CaptureSource() and not self.has_capture:
             raise ValueError(f"capture: does nothing without a source {CAPTURE}NAME; leave it out, or name one")
         return self
 
     @model_validator(mode="after")
-    def _one_way_of_naming_sources(self) -> DataConfig:
+    def _one_way_of_naming_sources(self) -> Self:
         if not self.sources:
             return self
         set_too = [name for name in ("revision", "subset", "mapping", "columns") if getattr(self, name) is not None]
@@ -174,7 +172,7 @@ class DataConfig(Section):
         return self
 
     @property
-    def parts(self) -> tuple[DataConfig, ...]:
+    def parts(self) -> tuple[Self, ...]:
         """Each source as if it were the only one."""
         if not self.sources:
             return (self,)

@@ -1,8 +1,6 @@
 """How adapters are compared: the section `evaluate`, with its benchmarks."""
 
-from __future__ import annotations
-
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, StringConstraints, model_validator
 
@@ -77,7 +75,7 @@ class BenchmarkConfig(Section):
         return self.max_new_tokens or _LONGEST
 
     @model_validator(mode="after")
-    def _fits(self) -> BenchmarkConfig:
+    def _fits(self) -> Self:
         if self.task in ("system1", "system2"):
             raise ValueError(f"task: '{self.task}' is what held-out rows are counted under; give the task another name")
         if self.few_shot_data is not None and self.data is None:
@@ -135,7 +133,7 @@ class MeasureConfig(Section):
         return RewardConfig(judge=self.judge, reward_model=self.reward_model)
 
     @model_validator(mode="after")
-    def _of_one_kind(self) -> MeasureConfig:
+    def _of_one_kind(self) -> Self:
         if (self.judge is None) == (self.reward_model is None):
             raise ValueError("give a judge or a reward_model, one of the two")
         if self.reward_model is not None and self.right_from is None:
@@ -162,13 +160,13 @@ class EvaluateConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _options_are_of_the_backend(self) -> EvaluateConfig:
+    def _options_are_of_the_backend(self) -> Self:
         if self.vllm is not None and self.backend != "vllm":
             raise ValueError("vllm: does nothing where backend is transformers; leave it out or set backend to vllm")
         return self
 
     @model_validator(mode="after")
-    def _tasks_differ(self) -> EvaluateConfig:
+    def _tasks_differ(self) -> Self:
         tasks = [benchmark.task for benchmark in self.benchmarks]
         twice = sorted({task for task in tasks if tasks.count(task) > 1})
         if twice:

@@ -1,7 +1,5 @@
 """How generated code is run: the section `execute`."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Settings without effect in this run: reported in a line, or refused where they are certainly a mistake."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

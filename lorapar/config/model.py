@@ -1,9 +1,7 @@
 """The base model: the section `model`, and the system messages of `prompts`."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -102,13 +100,13 @@ class ModelConfig(Section):
     adapter_source: AdapterSource | None = Field(None, description="What `adapter` is; filled in by `plan`")
 
     @model_validator(mode="after")
-    def _something_to_continue(self) -> ModelConfig:
+    def _something_to_continue(self) -> Self:
         if self.continue_ and self.adapter is None:
             raise ValueError("continue is true, but there is no model.adapter to continue; name one")
         return self
 
     @model_validator(mode="after")
-    def _something_to_quantise(self) -> ModelConfig:
+    def _something_to_quantise(self) -> Self:
         for key, is_set in (
             ("double_quantization", self.double_quantization is not None),
             ("compute_dtype", self.compute_dtype != "auto"),
@@ -125,7 +123,7 @@ class ModelConfig(Section):
         return values | {key: value for key, value in going_on.items() if value}
 
     @property
-    def full(self) -> ModelConfig:
+    def full(self) -> Self:
         """The model as its files have it, in `dtype` and not quantised."""
         return self.model_copy(update={key: type(self).model_fields[key].default for key in _QUANTIZED})
 
@@ -138,7 +136,7 @@ class ModelConfig(Section):
         return f"nf4{double}, computed in {self.dtype if self.compute_dtype == 'auto' else self.compute_dtype}"
 
     @property
-    def alone(self) -> ModelConfig:
+    def alone(self) -> Self:
         """The base model without an adapter to go on from: what every stage but `init` and `publish` works with."""
         return self.model_copy(update={"adapter": None, "continue_": False, "adapter_source": None})
 

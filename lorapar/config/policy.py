@@ -4,9 +4,7 @@ TRL takes what does not fit together and then leaves some of it out. Here that i
 without effect. `tests/config/test_policy.py` holds names, defaults and choices against the installed `GRPOConfig`.
 """
 
-from __future__ import annotations
-
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -92,7 +90,7 @@ class PolicyConfig(Section):
                 raise ValueError(f"{name}: does nothing {why}; leave it out")
 
     @model_validator(mode="after")
-    def _settings_of_the_loss_have_their_loss(self) -> PolicyConfig:
+    def _settings_of_the_loss_have_their_loss(self) -> Self:
         loss = self.loss_type
         if loss not in _CLIPPING:
             self._refuse(("delta", "epsilon"), f"with loss_type {loss}")
@@ -110,7 +108,7 @@ class PolicyConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _level_fits_the_loss(self) -> PolicyConfig:
+    def _level_fits_the_loss(self) -> Self:
         loss, level = self.loss_type, self.importance_sampling_level
         if loss == "luspo" and level != "sequence":
             raise ValueError("loss_type luspo is of whole completions; set importance_sampling_level to sequence")
@@ -123,7 +121,7 @@ class PolicyConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _parts_have_their_whole(self) -> PolicyConfig:
+    def _parts_have_their_whole(self) -> Self:
         if not self.use_adaptive_entropy:
             self._refuse(_ADAPTIVE, "without use_adaptive_entropy")
         elif not self.entropy_coef_min <= self.entropy_coef <= self.entropy_coef_max:
@@ -133,7 +131,7 @@ class PolicyConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _bounds_of_ratios_fit(self) -> PolicyConfig:
+    def _bounds_of_ratios_fit(self) -> Self:
         low, high = self.vllm_importance_sampling_clip_min, self.vllm_importance_sampling_clip_max
         if low is not None and high is not None and low >= high:
             raise ValueError(f"vllm_importance_sampling_clip_min ({low:g}) must be below clip_max ({high:g})")

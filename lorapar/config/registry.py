@@ -1,8 +1,6 @@
 """Which adapter is published where, and what a better one must show: the sections `publish`, `registry`, `gate`."""
 
-from __future__ import annotations
-
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -33,7 +31,7 @@ class PublishConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _compares_only_the_best(self) -> PublishConfig:
+    def _compares_only_the_best(self) -> Self:
         for name in ("candidates", "confidence"):
             if self.pick == "last" and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: does nothing where pick is last; leave it out or set pick to best")
@@ -61,7 +59,7 @@ class GateConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _measures_differ(self) -> GateConfig:
+    def _measures_differ(self) -> Self:
         """Rows that count twice would make a paired test sure of what it has seen once."""
         twice = sorted({measure for measure in self.measures if self.measures.count(measure) > 1})
         if twice:

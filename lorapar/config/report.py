@@ -1,7 +1,5 @@
 """What the report shows: the section `report`."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator

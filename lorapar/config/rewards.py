@@ -1,9 +1,7 @@
 """What the values of `rl.rewards` may be beside a weight: options of a reward, a reward model, a judge."""
 
-from __future__ import annotations
-
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -54,7 +52,7 @@ class JudgeConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _can_be_asked(self) -> JudgeConfig:
+    def _can_be_asked(self) -> Self:
         for word in ("{good}", "{bad}"):
             if word not in self.instruction:
                 raise ValueError(f"instruction must hold {word}, or the judge would not know what to answer")
@@ -94,7 +92,7 @@ class RewardConfig(Section):
     judge: JudgeConfig | None = Field(None, description="A judge that gives the reward")
 
     @model_validator(mode="after")
-    def _of_one_kind(self) -> RewardConfig:
+    def _of_one_kind(self) -> Self:
         if self.reward_model is not None and self.judge is not None:
             raise ValueError("reward_model and judge exclude each other; make two rewards of them")
         return self

@@ -1,8 +1,6 @@
 """What samples RL's completions beside the trainer: an engine of vLLM in its process, or a server of vLLM."""
 
-from __future__ import annotations
-
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -59,7 +57,7 @@ class RolloutServer(Section):
     )
 
     @model_validator(mode="after")
-    def _has_an_address(self) -> RolloutServer:
+    def _has_an_address(self) -> Self:
         if (wrong := why_no_address(self.endpoint, "rl.server")) is not None:
             raise ValueError(wrong)
         if self.folder is not None and "://" in self.folder:

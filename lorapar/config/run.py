@@ -3,10 +3,8 @@
 Each field carries a one-line description with its unit; `docs/configuration.md` is generated from them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -52,7 +50,7 @@ def _methods(phases: Phases, system: str) -> set[str]:
     return {method for own, method in systems_trained(phases) if own == system}
 
 
-def _unfit_for_whole(config: RunConfig) -> Iterator[tuple[str, Any, tuple[Any, ...], str]]:
+def _unfit_for_whole(config: "RunConfig") -> Iterator[tuple[str, Any, tuple[Any, ...], str]]:
     """Settings that a kind without the element partition does not take: key, value, allowed values, and why."""
     partition = config.partition
     yield "partition.theta", partition.theta, (PartitionConfig.model_fields["theta"].default, 1.0), _UNDIVIDED
@@ -182,7 +180,7 @@ class RunConfig(Section):
         return unless_default(self, handler(self), "systems", "publish")
 
     @model_validator(mode="after")
-    def _systems_reach_every_section(self) -> RunConfig:
+    def _systems_reach_every_section(self) -> Self:
         """What the other sections leave open is filled in from the systems, and what they name must be one of them."""
         if self.systems != DEFAULT_SYSTEMS:
             for section, value in filled_in(self).items():
@@ -215,7 +213,7 @@ class RunConfig(Section):
         return tuple(one for _, one in self.rl_phases()) or (self.rl,)
 
     @model_validator(mode="after")
-    def _phases_have_settings_of_their_section(self) -> RunConfig:
+    def _phases_have_settings_of_their_section(self) -> Self:
         for place, phase in enumerate(self.phases):
             try:
                 if isinstance(phase, PhaseConfig):
@@ -225,7 +223,7 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _scored_again_after_sft(self) -> RunConfig:
+    def _scored_again_after_sft(self) -> Self:
         if self.rl.score_again and self.phases != DEFAULT_PHASES:
             raise ValueError(
                 "rl.score_again scores between SFT and RL, so phases must be [sft, rl]; leave one of them out"
@@ -233,7 +231,7 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _best_can_be_told(self) -> RunConfig:
+    def _best_can_be_told(self) -> Self:
         if self.publish.pick == "last":
             return self
         if not self.data.development:
@@ -248,7 +246,7 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _choice_is_scored(self) -> RunConfig:
+    def _choice_is_scored(self) -> Self:
         choices = self.partition.choices
         for method in self.partition.choose if isinstance(self.partition.choose, dict) else ():
             if method not in self.methods:
@@ -267,7 +265,7 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _kind_of_adapter_fits(self) -> RunConfig:
+    def _kind_of_adapter_fits(self) -> Self:
         """Settings that mean nothing, or that nothing can do, where an adapter is no LoRA in plain words."""
         kind = self.adapter.kind
         if kind in PARTITIONED_KINDS:
@@ -278,7 +276,7 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _measures_are_evaluated(self) -> RunConfig:
+    def _measures_are_evaluated(self) -> Self:
         """Otherwise the gate finds out when everything is trained and published."""
         known = [*self.system_names, *(benchmark.task for benchmark in self.evaluate.benchmarks), *self.evaluate.judges]
         for key, names in (("gate.measures", self.gate.measures), ("gate.max_loss_of", tuple(self.gate.max_loss_of))):
@@ -291,7 +289,7 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _sharded_where_it_can_be(self) -> RunConfig:
+    def _sharded_where_it_can_be(self) -> Self:
         """What would hold a whole base all the same, or cannot be divided."""
         if self.sharding == "none":
             return self
@@ -308,7 +306,7 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _one_process_with_an_engine_over_gpus(self) -> RunConfig:
+    def _one_process_with_an_engine_over_gpus(self) -> Self:
         engine = self.rl.vllm if self.rl.rollouts == "vllm" else None
         if engine is not None and engine.tensor_parallel_size > 1 and self.processes != 1:
             raise ValueError(
@@ -318,7 +316,7 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _quantised_where_it_can_be(self) -> RunConfig:
+    def _quantised_where_it_can_be(self) -> Self:
         """vLLM loads the full base, whose rollouts and answers are not those of the model that is trained."""
         if self.model.quantization == "none":
             return self
@@ -331,7 +329,7 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _data_name_labels(self) -> RunConfig:
+    def _data_name_labels(self) -> Self:
         if self.voting.labels == "data" and not self.data.may_name_systems:
             raise ValueError(
                 "voting.labels is data, and the data name no systems; name their column in data.columns.system, or set "
@@ -340,7 +338,7 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _teachers_fit(self) -> RunConfig:
+    def _teachers_fit(self) -> Self:
         names = [teacher.name for teacher in self.teachers]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

@@ -1,7 +1,5 @@
 """Where runs share what they make: the section `store`."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from lorapar.config.base import Address, Section

@@ -1,9 +1,7 @@
 """Which tags an answer has around its steps and its result: the section `prompts.tags`."""
 
-from __future__ import annotations
-
 import re
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -31,7 +29,7 @@ class TagsConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _tags_differ(self) -> TagsConfig:
+    def _tags_differ(self) -> Self:
         if len(set(self.all)) < len(self.all):
             raise ValueError("two tags are the same; each must differ from the others")
         return self

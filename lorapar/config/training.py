@@ -1,9 +1,7 @@
 """How the two systems are tuned: the sections `sft` and `rl`."""
 
-from __future__ import annotations
-
 from itertools import takewhile
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     Field,
@@ -154,7 +152,7 @@ class SftConfig(Section):
     gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, more time")
 
     @model_validator(mode="after")
-    def _warmup_fits_rows(self) -> SftConfig:
+    def _warmup_fits_rows(self) -> Self:
         if self.rows == "all" and self.warmup_system2_examples:
             raise ValueError(
                 "rows is 'all', so SFT sees every System 2 row already; set warmup_system2_examples to 0 with it"
@@ -180,7 +178,7 @@ class RowFilter(Section):
     )
 
     @model_validator(mode="after")
-    def _something_lies_between(self) -> RowFilter:
+    def _something_lies_between(self) -> Self:
         if not any(self.keeps(solved / self.samples) for solved in range(self.samples + 1)):
             raise ValueError(
                 f"low ({self.low:g}) to high ({self.high:g}): none of the shares that {self.samples} samples can give "
@@ -275,7 +273,7 @@ class RlConfig(PolicyConfig):
         return {**data, "rewards": {SOFT_OVERLONG: {"options": {_OVERLONG_OPTION: tokens}}, **rewards}}
 
     @model_validator(mode="after")
-    def _overlong_fits(self) -> RlConfig:
+    def _overlong_fits(self) -> Self:
         tokens = self.soft_overlong_tokens
         if tokens is None:
             return self
@@ -311,7 +309,7 @@ class RlConfig(PolicyConfig):
         return {name: value for name, value in self.rewards.items() if isinstance(value, RewardConfig)}
 
     @model_validator(mode="after")
-    def _filter_has_its_reward(self) -> RlConfig:
+    def _filter_has_its_reward(self) -> Self:
         named = self.filter.reward if self.filter is not None else None
         if named is not None and named not in self.rewards:
             known = ", ".join(self.rewards)
@@ -319,7 +317,7 @@ class RlConfig(PolicyConfig):
         return self
 
     @model_validator(mode="after")
-    def _options_have_their_engine(self) -> RlConfig:
+    def _options_have_their_engine(self) -> Self:
         for name in ENGINES:
             if getattr(self, name) is not None and self.rollouts != name:
                 raise ValueError(
@@ -339,7 +337,7 @@ class RlConfig(PolicyConfig):
         return self
 
     @model_validator(mode="after")
-    def _groups_fill_batches(self) -> RlConfig:
+    def _groups_fill_batches(self) -> Self:
         if (self.batch_size * self.gradient_accumulation) % self.num_generations:
             raise ValueError(
                 f"batch_size * gradient_accumulation ({self.batch_size} * {self.gradient_accumulation}) must be a "

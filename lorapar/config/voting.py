@@ -1,10 +1,8 @@
 """Who votes and how votes become labels: the sections `teachers` and `voting`."""
 
-from __future__ import annotations
-
 import json
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import (
@@ -56,7 +54,7 @@ class TeacherTemplate(Section):
     few_shot: tuple[FewShotRow, ...] = Field((), description="Worked examples shown before the row")
 
     @model_validator(mode="after")
-    def _labels_differ(self) -> TeacherTemplate:
+    def _labels_differ(self) -> Self:
         words = [word.strip() for word in self.label_words.values()]
         if len(words) < 2 or len(set(words)) != len(words) or "" in words:
             raise ValueError("label_words needs different, non-empty words, for system1 and system2 or every system")
@@ -130,7 +128,7 @@ class ConnectionOptions(Section):
     max_wait_seconds: Rate = Field(60.0, description="Longest wait between two tries, Retry-After included")
 
     @model_validator(mode="after")
-    def _headers_can_be_sent(self) -> ConnectionOptions:
+    def _headers_can_be_sent(self) -> Self:
         """Names that HTTP has, values of one line, and no secret in the settings, which go into files and reports."""
         names = [name.lower() for name in (*self.headers, *self.headers_env)]
         for key, given in (("headers", self.headers), ("headers_env", self.headers_env)):
@@ -154,7 +152,7 @@ class ConnectionOptions(Section):
         return self
 
     @model_validator(mode="after")
-    def _one_key(self) -> ConnectionOptions:
+    def _one_key(self) -> Self:
         if self.api_key_env and self.api_key_file:
             raise ValueError("api_key_env and api_key_file exclude each other; give one of them")
         return self
@@ -171,7 +169,7 @@ class EndpointOptions(ConnectionOptions):
     )
 
     @model_validator(mode="after")
-    def _fields_of_our_own(self) -> EndpointOptions:
+    def _fields_of_our_own(self) -> Self:
         try:
             json.dumps(self.extra_body, allow_nan=False)
         except (TypeError, ValueError):
@@ -214,7 +212,7 @@ class TeacherConfig(Section):
     digest: str | None = Field(None, description="sha256 identity of its own model's weights; filled in by `plan`")
 
     @model_validator(mode="after")
-    def _options_are_of_the_backend(self) -> TeacherConfig:
+    def _options_are_of_the_backend(self) -> Self:
         """An option that would do nothing is a mistake to hear about."""
         for option, backends in _BACKENDS_OF.items():
             given = getattr(self, option) not in (type(self).model_fields[option].default, _ONCE_DEFAULT.get(option))

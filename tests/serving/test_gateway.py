@@ -8,7 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from lorapar.cli.base import app
+from lorapar.cli import app
 from lorapar.errors import BadInputError
 from lorapar.registry import Registry
 from lorapar.serving import gateway_manifest
