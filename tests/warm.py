@@ -138,7 +138,7 @@ def _import_everything() -> None:
     import trl
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-    import lorapar.cli
+    import lorapar.cli.base
     import lorapar.local.runner
     import lorapar.report.metrics
     import lorapar.store.s3

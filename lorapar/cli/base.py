@@ -219,11 +219,15 @@ def _options(
 def settings_of(
     preset: str | None, file: Path | None, overrides: list[str] | None, store: str | None = None
 ) -> RunConfig:
-    """The settings that --preset, --config, --set and --store come to; the demo's without the first two."""
+    """The settings that --preset, --config, --set and --store come to; the demo's without the first two, which is
+    said."""
     from lorapar.config import load_config
 
     if preset is None and file is None:
         preset = "demo"
+        err.print_line(
+            "lorapar: neither --preset nor --config is given: these are the settings of --preset demo", "yellow"
+        )
     settings = load_config(preset=preset, file=file, overrides=overrides or ())
     from lorapar.api import with_store
 

@@ -23,6 +23,7 @@ from lorapar.errors import BadInputError
 from lorapar.evaluation.contamination import contamination
 from lorapar.progress import Progress, Silent
 from lorapar.records import Example, Omission, System, read_records, sample_rows
+from lorapar.stages.tally import too_few_to_tell
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,6 +48,9 @@ def planned_omissions(config: RunConfig, stages: Sequence[str]) -> list[str]:
         lines, kept = _of_prepare(config, loaded)
     except ModuleNotFoundError:  # no pyarrow for Parquet
         return []
+    if "gate" in stages and set(config.gate.measures) <= set(config.system_names):
+        judged = sum(row.reference is not None for row in loaded.examples if row.split == "heldout")
+        lines += filter(None, [too_few_to_tell(judged)])
     rows = [row for row in kept if row.split == "train"]
     few = sample_rows(rows, MOST_ROWS, config.seed)
     if by_chance := config.voting.labels == "random":

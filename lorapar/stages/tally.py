@@ -200,10 +200,16 @@ _SURE = 0.05
 
 
 def _too_few_to_tell(measures: Sequence[str], heldout: Path, systems: Sequence[str]) -> str:
-    """What is said of so few held-out rows that even a candidate which wins every one is not better for sure."""
+    """What is said where the held-out rows of the measures are so few; nothing where a benchmark's rows count too."""
     if not set(measures) <= set(systems):
-        return ""  # a benchmark's rows count too
-    rows = sum(row.reference is not None for one in measures for row in read_records(heldout / f"{one}.jsonl", Example))
+        return ""
+    return too_few_to_tell(
+        sum(row.reference is not None for one in measures for row in read_records(heldout / f"{one}.jsonl", Example))
+    )
+
+
+def too_few_to_tell(rows: int) -> str:
+    """What is said of so few held-out rows that even a candidate which wins every one is not better for sure."""
     best = 2.0 ** (1 - rows)
     if best < _SURE:
         return ""

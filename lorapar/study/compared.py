@@ -71,7 +71,10 @@ def not_compared(study: StudyConfig, results: Sequence[Result]) -> list[str]:
         common = [seed for seed in of[0] if seed in of[1]]
         if not common:
             found.append(f"{first} and {second} are not compared yet: no seed has finished with both.")
-        for measure in dict.fromkeys(measure for _, measure in readings(cells[first]) if common):
+        measures = dict.fromkeys(measure for _, measure in readings(cells[first]))
+        if common and not measures:
+            found.append(f"{first} and {second} are not compared: no held-out row has a reference answer.")
+        for measure in measures if common else ():
             rows = [(_rows(of[0][seed], measure), _rows(of[1][seed], measure)) for seed in common]
             alike = sum(own == other for own, other in rows)
             if alike < len(common):

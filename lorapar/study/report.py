@@ -110,7 +110,7 @@ def write_study_report(
     _write_csv(folder.root / "cells.csv", [_cost_line(result) for result in results])
     about = _about(study, cells, results, failed)
     gaps = not_compared(study, results) if study.until != "partition" else []
-    sentences = [*_sentences(study, compared), *gaps, *unread]
+    sentences = [*(_sentences(study, compared) if compared or not gaps else ()), *gaps, *unread]
     sections = _sections(study, shares, regions, compared, results)
     if alike:
         sections.insert(-1, ("Ranks of the scores", [_OF_RANKS], _correlation_rows(alike)))

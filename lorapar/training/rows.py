@@ -122,18 +122,17 @@ def rl_rows(
             f"{_where_references_are(candidates)}, let a judge or a reward model reward them (rl.rewards), or end "
             "before RL (--until sft)"
         )
-    fitting = [
-        (example, own)
-        for example, own in referenced
-        if len(prompt_ids(tokenizer, prompt_messages(example, own, prompts))) <= config.max_prompt_length
-    ]
-    _check_enough(len(fitting), len(referenced), config)
+    lengths = [len(prompt_ids(tokenizer, prompt_messages(*row, prompts))) for row in referenced]
+    fitting = [row for row, length in zip(referenced, lengths, strict=True) if length <= config.max_prompt_length]
+    _check_enough(len(fitting), lengths, config)
     left_out = {
         "no_reference": len(candidates) - len(referenced),
         "prompt_too_long": len(referenced) - len(fitting),
     }
     return ChosenRows(
-        fitting, left_out=left_out, omissions=_rl_omissions(left_out, len(candidates), len(fitting), config)
+        fitting,
+        left_out=left_out,
+        omissions=_rl_omissions(left_out, len(candidates), len(fitting), max(lengths), config),
     )
 
 
@@ -150,7 +149,9 @@ def _can_be_rewarded(example: Example, config: RlConfig) -> bool:
     return example.reference is not None or any(one.brings_its_own for one in config.reward_configs().values())
 
 
-def _rl_omissions(left_out: dict[str, int], candidates: int, rows: int, config: RlConfig) -> tuple[Omission, ...]:
+def _rl_omissions(
+    left_out: dict[str, int], candidates: int, rows: int, longest: int, config: RlConfig
+) -> tuple[Omission, ...]:
     needed = prompts_per_step(config)
     return (
         Omission(
@@ -158,7 +159,7 @@ def _rl_omissions(left_out: dict[str, int], candidates: int, rows: int, config: 
             total=candidates,
             what="rows left out",
             why=f"their prompts are longer than {config.max_prompt_length:,} tokens",
-            remedy="raise rl.max_prompt_length",
+            remedy=f"raise rl.max_prompt_length to {longest} for all of them",
         ),
         Omission(
             count=left_out["no_reference"],
@@ -199,11 +200,11 @@ def with_unseen(chosen: ChosenRows, config: SftConfig | RlConfig, rows_per_step:
     return replace(chosen, omissions=(*chosen.omissions, unseen))
 
 
-def _check_enough(count: int, referenced: int, config: RlConfig) -> None:
+def _check_enough(count: int, lengths: Sequence[int], config: RlConfig) -> None:
     if not count:
         raise BadInputError(
-            f"rl.max_prompt_length is {config.max_prompt_length}, and the prompts of all {referenced} rows for RL are "
-            "longer; raise it"
+            f"rl.max_prompt_length is {config.max_prompt_length}, and the prompts of all {len(lengths)} rows for RL "
+            f"are longer: {min(lengths):,} to {max(lengths):,} tokens; raise it to {max(lengths)} to train on all"
         )
     needed = prompts_per_step(config)
     if count < needed:

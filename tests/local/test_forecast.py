@@ -48,9 +48,21 @@ def test_rows_whose_system_is_known_are_counted_where_they_belong(tmp_path) -> N
         row["question"] += f" ({number})"
     limits = ("rl.max_prompt_length=300", "sft.max_length=300", "sft.warmup_system2_examples=0")
     settings = config(tmp_path, data, *limits, "data.heldout=0")
-    with pytest.raises(BadInputError, match=r"rl\.max_prompt_length is 300, and the prompts of all 6 rows"):
+    with pytest.raises(BadInputError, match=r"rl\.max_prompt_length is 300, and the prompts of all 6 rows") as refused:
         planned_omissions(settings, BOTH)
+    assert "raise it to " in str(refused.value)
+    enough = str(refused.value).partition("raise it to ")[2].split()[0]
+    settings = config(tmp_path, data, *limits[1:], f"rl.max_prompt_length={enough}", "data.heldout=0")
+    assert planned_omissions(settings, BOTH) == []
     assert planned_omissions(settings, ("sft",)) == []
+
+
+@pytest.mark.parametrize(("heldout", "told"), [(5, True), (6, False)])
+def test_so_few_held_out_rows_that_the_gate_can_call_nothing_better_are_told(tmp_path, heldout, told) -> None:
+    settings = config(tmp_path, rows(16, 0), f"data.heldout={heldout}")
+    found = [line for line in planned_omissions(settings, (*BOTH, "gate")) if "held-out rows can be judged" in line]
+    assert len(found) == told
+    assert planned_omissions(settings, BOTH) == []
 
 
 def test_rows_without_a_reference_end_a_plan_that_comes_to_rl(tmp_path) -> None:

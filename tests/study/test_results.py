@@ -198,6 +198,17 @@ def test_what_is_not_compared_is_said():
     ]
 
 
+def test_cells_without_a_row_that_can_be_judged_are_not_compared_and_that_is_said():
+    study = parse_study(STUDY, "s")
+    made = results(study, {"theta 0.9": [range(20)] * 2, "theta 0.5": [range(30)] * 2})
+    for one in made:
+        one.rows.clear()
+    assert comparisons(study, made) == []
+    assert not_compared(study, made) == [
+        "theta 0.5 and theta 0.9 are not compared: no held-out row has a reference answer."
+    ]
+
+
 def test_a_mean_has_an_interval_over_seeds_and_the_paper_beside_it():
     text = "paper:\n  source: table 3\n  measure: m\n  figures: [{cell: theta 0.9, model: after_rl, value: 0.3}]\n"
     study = parse_study(STUDY + text, "s")
