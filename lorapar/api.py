@@ -98,7 +98,7 @@ def with_store(settings: RunConfig, store: str | None) -> RunConfig:
     export_settings(settings.store.model_dump())
     if store is None:
         return settings
-    from lorapar.store.address import parse_address
+    from lorapar.addresses import parse_address
 
     parse_address(store)
     return settings.model_copy(update={"store": settings.store.model_copy(update={"address": store})})

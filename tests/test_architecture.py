@@ -21,6 +21,7 @@ PACKAGE = ROOT / "lorapar"
 # docs/architecture.md draws the same floors. A room imports from its own floor or a lower one, never in a circle.
 FLOORS = {
     1: (
+        "addresses",
         "errors",
         "records",
         "config",

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from lorapar.addresses import check_slashes, parse_address
 from lorapar.errors import BadInputError
-from lorapar.store.address import check_slashes, parse_address
 
 SYSTEMS: tuple[str, str] = ("system1", "system2")
 """The systems of a run that names no others."""

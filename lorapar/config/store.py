@@ -1,9 +1,13 @@
 """Where runs share what they make: the section `store`."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from lorapar.config.base import Address, Section
-from lorapar.store.s3_headers import Acl, Encryption
+
+Encryption = Literal["AES256", "aws:kms", "aws:kms:dsse"]
+Acl = Literal["bucket-owner-full-control"]
 
 
 class StoreConfig(Section):

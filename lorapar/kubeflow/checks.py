@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from lorapar.addresses import is_s3, parse_address
 from lorapar.config import RunConfig
 from lorapar.config.data import CAPTURE, TASK_MIX
 from lorapar.errors import BadInputError
 from lorapar.kubeflow.placement import MODELS, checked_plugins
 from lorapar.kubeflow.tasks import Takes
-from lorapar.store.address import is_s3, parse_address
 from lorapar.store.s3_headers import SETTINGS, in_variable
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")

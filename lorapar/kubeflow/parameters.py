@@ -17,10 +17,10 @@ from typing import Any
 
 import yaml
 
+from lorapar.addresses import is_s3
 from lorapar.config import RunConfig, apply_override, dump_changed, parse_settings, preset_text, validate_settings
 from lorapar.errors import BadInputError, LoraparError, nearest
 from lorapar.kubeflow.checks import check_reach, check_store, check_webhook
-from lorapar.store.address import is_s3
 
 
 @dataclass(frozen=True)

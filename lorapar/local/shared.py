@@ -14,11 +14,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from lorapar.addresses import parse_address
 from lorapar.errors import IntegrityError, LoraparError
 from lorapar.local.folder import StageRecord
 from lorapar.progress import Progress
 from lorapar.store import Manifest, NotFoundError, ObjectStore, fetch_tree, file_sha256, put_tree, read_manifest
-from lorapar.store.address import parse_address
 from lorapar.store.file_system import locked
 from lorapar.store.tree import CONTENT
 

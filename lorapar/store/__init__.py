@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lorapar.store.address import S3Address, is_s3, parse_address
+from lorapar.addresses import S3Address, is_s3, parse_address
 from lorapar.store.artifact import (
     MANIFEST,
     FileEntry,

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from lorapar.addresses import check_key
 from lorapar.errors import IntegrityError, StorageError
-from lorapar.store.address import check_key
 from lorapar.store.artifact import make_folder, storage_errors
 from lorapar.store.base import LOCAL, Moved, NotFoundError, ObjectInfo, Transfer
 from lorapar.store.file_system import again_if_stale, is_removed, link_new, locked, make_young, replace_path

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lorapar.addresses import S3Address, check_key
 from lorapar.errors import IntegrityError, UnreachableError
-from lorapar.store.address import S3Address, check_key
 from lorapar.store.base import Moved, NotFoundError, ObjectInfo, Transfer, UnansweredError, UnsupportedError
 from lorapar.store.s3_client import connection
 from lorapar.store.s3_errors import CONFLICT, MISSING, TAKEN, code_of, refused_in_batch, s3_errors

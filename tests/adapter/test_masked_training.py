@@ -100,8 +100,8 @@ def test_active_elements_equal_dense_adamw_bit_for_bit(make_adapter, random_mask
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("beta1", [0.9, 0.3])
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_the_compiled_step_gives_the_bits_of_pytorchs_operations(monkeypatch, threads, beta1, weight_decay):
+@pytest.mark.parametrize(("weight_decay", "eps"), [(0.0, 1e-8), (0.1, 1e-8), (0.1, 1e-4)])
+def test_the_compiled_step_gives_the_bits_of_pytorchs_operations(monkeypatch, threads, beta1, weight_decay, eps):
     pytest.importorskip("numba")
 
     def stepped(pays_after):
@@ -112,7 +112,8 @@ def test_the_compiled_step_gives_the_bits_of_pytorchs_operations(monkeypatch, th
             name: torch.nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in shapes.items()
         }
         indices = {name: ActiveIndex(torch.rand(shape, generator=generator) < 0.4) for name, shape in shapes.items()}
-        optimizer = MaskedAdamW(parameters, indices, lr=1e-2, betas=(beta1, 0.99), weight_decay=weight_decay)
+        decay = {"eps": eps, "weight_decay": weight_decay}
+        optimizer = MaskedAdamW(parameters, indices, lr=1e-2, betas=(beta1, 0.99), **decay)
         for step in range(4):
             for name in list(shapes)[:3]:
                 gradient = torch.randn(shapes[name][::-1], generator=generator).T  # not contiguous

@@ -53,7 +53,7 @@ def test_how_a_model_is_called_and_how_many_rows_are_asked_at_once_does_not_matt
     assert identity(settings=wide) == identity()
 
 
-def test_changed_weights_another_adapter_and_another_library_are_another_model(tmp_path, monkeypatch) -> None:
+def test_changed_weights_and_another_adapter_are_another_model(tmp_path) -> None:
     folder = tmp_path / "model"
     model = load_model(BASE)
     model.save_pretrained(folder)
@@ -63,16 +63,28 @@ def test_changed_weights_another_adapter_and_another_library_are_another_model(t
     model.get_input_embeddings().weight.data.mul_(0.5)
     model.save_pretrained(folder)
     assert identity(base=local) != before
-    for name in ("one", "two"):
+    adapters = {"one": ("w", '{"alpha": 1}'), "other weights": ("v", '{"alpha": 1}'), "alpha": ("w", '{"alpha": 2}')}
+    for name, (weights, described) in adapters.items():
         (tmp_path / name).mkdir()
-        (tmp_path / name / "adapter_config.json").write_text("{}")
-        (tmp_path / name / "adapter_model.safetensors").write_text(name)
-    copied = shutil.copytree(tmp_path / "one", tmp_path / "three")
-    assert len({identity(), *(identity(adapter=tmp_path / name) for name in ("one", "two"))}) == 3
+        (tmp_path / name / "adapter_config.json").write_text(described)
+        (tmp_path / name / "adapter_model.safetensors").write_text(weights)
+    copied = shutil.copytree(tmp_path / "one", tmp_path / "copied")
+    assert len({identity(), *(identity(adapter=tmp_path / name) for name in adapters)}) == 4
     assert identity(adapter=copied) == identity(adapter=tmp_path / "one")
-    plain = identity()
-    monkeypatch.setattr(cache_module, "version", lambda package: "99.0")
-    assert identity() != plain
+
+
+@pytest.mark.parametrize(
+    ("package", "settings"),
+    [
+        *((name, SETTINGS) for name in ("torch", "transformers", "tokenizers", "peft", "lm_eval")),
+        ("vllm", SETTINGS.model_copy(update={"backend": "vllm"})),
+    ],
+)
+def test_another_version_of_each_library_that_computes_is_another_model(package, settings, monkeypatch) -> None:
+    installed = cache_module.version
+    before = identity(settings=settings)
+    monkeypatch.setattr(cache_module, "version", lambda name: "99.0" if name == package else installed(name))
+    assert identity(settings=settings) != before
 
 
 def test_the_library_that_quantised_a_model_is_part_of_it(monkeypatch) -> None:
@@ -181,6 +193,17 @@ def test_an_answer_is_judged_anew(ask, tmp_path) -> None:
         again, asked = ask([(renamed, system)], cache)
     assert asked == 0
     assert (first["r0"].strict, again["other"].strict) == (False, True)
+
+
+def test_a_corrected_right_answer_has_a_loss_of_its_own(ask, tmp_path) -> None:
+    """The prompt is the same, and the text that is kept would be, too."""
+    example, system = ROWS[0]
+    with opened(tmp_path) as cache:
+        first, _ = ask(ROWS[:1], cache)
+        again, asked = ask([(example.model_copy(update={"answer": "not so"}), system)], cache)
+    assert asked == 1
+    assert again["r0"].text == first["r0"].text
+    assert again["r0"].loss != first["r0"].loss
 
 
 def test_in_a_narrow_format_rows_are_known_with_the_batch_they_were_computed_in(ask, tmp_path) -> None:

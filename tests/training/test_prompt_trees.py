@@ -225,6 +225,20 @@ def test_short_rows_apart_from_long_ones_have_the_values_of_the_whole_batch(make
         torch.testing.assert_close(one.grad, other.grad, atol=rounding, rtol=0)
 
 
+def test_a_batch_whose_loss_holds_how_evenly_experts_are_used_stays_together(make_family: Any) -> None:
+    """A part's evenness is not the batch's."""
+    model = make_family("mixtral")
+    model.config.output_router_logits = True
+    add_fused_lm_head(model)
+    score_labelled_only(model, split_by_length=True)
+    passes = []
+    model.base_model.register_forward_pre_hook(lambda *given: passes.append(given))
+    mask = (torch.arange(24) < torch.tensor([24, 5, 24, 5])[:, None]).long()
+    ids = torch.full_like(mask, 5)
+    model(input_ids=ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100), fused_lm_head=True)
+    assert len(passes) == 1
+
+
 @pytest.mark.parametrize("lengths", [[24, 23, 22, 24], [24]])
 def test_rows_that_hardly_differ_in_length_stay_together(make_family: Any, lengths: list[int]) -> None:
     model = make_family("llama")
