@@ -32,7 +32,8 @@ from lorapar.store.remembered import CacheFileError, ContentCache, is_damage
 ENGINES = {"transformers": "lorapar.evaluation.transformers_engine", "vllm": "lorapar.evaluation.vllm_engine"}
 """By backend, the module that asks; its code, with what it imports of ours, decides every key."""
 DECIDES_NOTHING = frozenset(
-    f"lorapar.{room}" for room in ("config", "store", "records", "network", "places", "redaction", "extras")
+    f"lorapar.{room}"
+    for room in ("addresses", "config", "store", "records", "network", "places", "redaction", "extras")
 )
 """Rooms that hold settings, whose values are in the key, or move and write files: no answer depends on their code."""
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "lm_eval")
