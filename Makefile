@@ -57,7 +57,7 @@ $(STAMP): $(LOCK) pyproject.toml
 	@touch $@
 
 demo: $(STAMP) ## tune SmolLM2-135M on this machine, about 10 minutes on 2 cores; continues where it stopped
-	@echo "demo: teachers vote, SFT and RL tune SmolLM2-135M, a gate judges it: 8 to 18 minutes on 2 cores, then" \
+	@echo "demo: teachers vote, SFT and RL tune SmolLM2-135M, a gate judges it: 8 to 13 minutes on 2 cores, then" \
 		"runs/demo/report.html; after Ctrl-C the same command goes on"
 	@$(BIN)/lorapar run --preset demo --out runs/demo
 
