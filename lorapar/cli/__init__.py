@@ -52,12 +52,12 @@ FILES = {
 def application(words: Sequence[str]) -> CommandGroup:
     """What the words of a command line call: an application with that command, with all of them where it names none.
 
-    For `--help` alone, commands have their names and texts, and no options.
+    For help alone, commands have their names and texts, and no options.
     """
     files = [name for name, commands in FILES.items() if words and words[0] in commands]
     for name in files or FILES:
         importlib.import_module(f"lorapar.cli.{name}")
-    return base.app.listing() if list(words) == ["--help"] else base.app
+    return base.app.listing() if list(words) in (["--help"], ["-h"]) else base.app
 
 
 def __getattr__(name: str) -> Any:

@@ -172,6 +172,7 @@ app = CommandGroup(
     name="lorapar",
     help="Fine-tune language models the LoRA-PAR way: teachers vote, elements are partitioned, SFT and RL tune.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )

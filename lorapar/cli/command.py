@@ -127,7 +127,9 @@ def _what_is_wrong(problem: UsageProblem, command: str, context: Any) -> str:
     kind, words = type(problem).__name__, " ".join(problem.format_message().split()).rstrip(".")
     parameter, option = getattr(problem, "param", None), getattr(problem, "option_name", None)
     if kind == "NoSuchOption":
-        return f"{command} has no option {option}{_nearest_option(str(option), context)}"
+        close = _nearest_option(str(option), context)
+        after = "; options of a command come after its name" if context is not None and context.parent is None else ""
+        return f"{command} has no option {option}{close}{after}"
     if kind == "MissingParameter":
         return f"{command} needs {_label(parameter)}"
     if kind == "BadParameter" and parameter is not None:

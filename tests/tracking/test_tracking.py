@@ -99,6 +99,16 @@ def runs(client: Any, name: str = "maths") -> dict[str, Any]:
     return {one.data.tags["lorapar.stage"]: one for one in client.search_runs([experiment])}
 
 
+def shows_loss(client: Any) -> bool:
+    """Whether any run of the experiment shows one; of a run whose files are being written, any may be missing."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return any("loss" in one.data.metrics for one in runs(client).values())
+    except (KeyError, MlflowException):
+        return False
+
+
 def test_mlflow_loses_no_figure_to_a_bad_name_a_text_or_infinity(run: TrackedRun, store: Any) -> None:
     with tracked(["mlflow"], run, pytest.fail, summary(run)) as shown:
         assert shown is not None
@@ -130,7 +140,7 @@ def test_what_mlflow_did_not_take_while_the_run_went_on_is_sent_at_its_end(run: 
 
         def lose_the_store(step: int) -> None:
             if step == 1:
-                wait_for(lambda: "loss" in runs(store).get("sft", runs(store)["run"]).data.metrics)
+                wait_for(lambda: shows_loss(store))
                 experiments.rename(away)
             else:
                 wait_for(lambda: bool(lines))
