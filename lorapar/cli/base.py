@@ -224,12 +224,12 @@ def settings_of(
     said."""
     from lorapar.config import load_config
 
-    if preset is None and file is None:
-        preset = "demo"
+    unnamed = preset is None and file is None
+    settings = load_config(preset="demo" if unnamed else preset, file=file, overrides=overrides or ())
+    if unnamed:
         err.print_line(
             "lorapar: neither --preset nor --config is given: these are the settings of --preset demo", "yellow"
         )
-    settings = load_config(preset=preset, file=file, overrides=overrides or ())
     from lorapar.api import with_store
 
     return with_store(settings, store)

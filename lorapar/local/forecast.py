@@ -50,7 +50,7 @@ def planned_omissions(config: RunConfig, stages: Sequence[str]) -> list[str]:
         return []
     if "gate" in stages and set(config.gate.measures) <= set(config.system_names):
         judged = sum(row.reference is not None for row in loaded.examples if row.split == "heldout")
-        lines += filter(None, [too_few_to_tell(judged)])
+        lines += filter(None, [too_few_to_tell(judged, config.gate.confidence)])
     rows = [row for row in kept if row.split == "train"]
     few = sample_rows(rows, MOST_ROWS, config.seed)
     if by_chance := config.voting.labels == "random":

@@ -133,7 +133,7 @@ def plan_run(config: RunConfig, out: Path, *, until: str | None, fresh: bool) ->
     facts = (
         *_facts(plan, out, seen),
         *where,
-        *_memory(plan.config, memory, on_card),
+        *_memory(plan.config, *(_of_stages(one, {node.node.stage for node in nodes}) for one in (memory, on_card))),
         *times,
         *_text_facts(seen),
         *omitted,
@@ -199,6 +199,11 @@ def _undivided(kind: str) -> Text:
 
 def _reported(config: RunConfig) -> list[str]:
     return [f"start       {line}" for line in reported_starts(config)]
+
+
+def _of_stages(memory: Mapping[str, StageMemory], stages: set[str]) -> dict[str, StageMemory]:
+    """That of stages which are in the plan."""
+    return {stage: need for stage, need in memory.items() if stage in stages}
 
 
 def _memory(config: RunConfig, memory: Mapping[str, StageMemory], on_card: Mapping[str, StageMemory]) -> list[Text]:

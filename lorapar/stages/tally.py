@@ -195,8 +195,8 @@ def _check_heldout(measures: Sequence[str], heldout: Path, systems: Sequence[str
             )
 
 
-_SURE = 0.05
-"""Above this p the gate calls nothing better, by default."""
+_CONFIDENCE = 0.95
+"""The gate's, by default; how sure a gate wants to be does not make this stage another one."""
 
 
 def _too_few_to_tell(measures: Sequence[str], heldout: Path, systems: Sequence[str]) -> str:
@@ -208,14 +208,18 @@ def _too_few_to_tell(measures: Sequence[str], heldout: Path, systems: Sequence[s
     )
 
 
-def too_few_to_tell(rows: int) -> str:
-    """What is said of so few held-out rows that even a candidate which wins every one is not better for sure."""
+def too_few_to_tell(rows: int, confidence: float | None = None) -> str:
+    """What is said of so few held-out rows that even a candidate which wins every one is not better for sure.
+
+    `confidence` is the gate's, where it is known.
+    """
     best = 2.0 ** (1 - rows)
-    if best < _SURE:
+    if best < 1 - (confidence or _CONFIDENCE):
         return ""
+    asked = f"{_CONFIDENCE:g}, its default" if confidence is None else f"{confidence:g}"
     return (
         f"WARNING: only {rows} held-out rows can be judged: even if the candidate wins every one of them, the gate's "
-        f"test says p = {best:.2g}, so nothing would be found better at gate.confidence {1 - _SURE:g}, its default; "
+        f"test says p = {best:.2g}, so nothing would be found better at gate.confidence {asked}; "
         "raise data.heldout (of the task mix: data.task_mix)"
     )
 

@@ -158,8 +158,8 @@ def _rl_omissions(
             count=left_out["prompt_too_long"],
             total=candidates,
             what="rows left out",
-            why=f"their prompts are longer than {config.max_prompt_length:,} tokens",
-            remedy=f"raise rl.max_prompt_length to {longest} for all of them",
+            why=f"their prompts are longer than {config.max_prompt_length:,} tokens (the longest: {longest:,})",
+            remedy="raise rl.max_prompt_length",
         ),
         Omission(
             count=left_out["no_reference"],
@@ -204,7 +204,7 @@ def _check_enough(count: int, lengths: Sequence[int], config: RlConfig) -> None:
     if not count:
         raise BadInputError(
             f"rl.max_prompt_length is {config.max_prompt_length}, and the prompts of all {len(lengths)} rows for RL "
-            f"are longer: {min(lengths):,} to {max(lengths):,} tokens; raise it to {max(lengths)} to train on all"
+            f"are longer: {min(lengths):,} to {max(lengths):,} tokens; raise it as far as the model's context allows"
         )
     needed = prompts_per_step(config)
     if count < needed:

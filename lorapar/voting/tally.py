@@ -368,7 +368,8 @@ def load_edits(config: EditsConfig, systems: Sequence[System] = SYSTEMS) -> dict
 def parse_edits(data: bytes, source: str, systems: Sequence[System] = SYSTEMS) -> dict[str, Edit]:
     """Edits by example id, to one of the systems or held out; raises BadInputError naming file and line."""
     try:
-        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+        text = data.decode("utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
         columns = reader.fieldnames or ()
         missing = [name for name in (ID, EDITED) if name not in columns]
         if missing:
@@ -381,6 +382,12 @@ def parse_edits(data: bytes, source: str, systems: Sequence[System] = SYSTEMS) -
         raise BadInputError(f"{source}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except csv.Error as error:
         raise BadInputError(f"{source}: not a CSV file: {error}") from None
+
+
+def _delimiter(text: str) -> str:
+    """What parts the columns: where a comma is for decimals, spreadsheets write a semicolon; the ids have neither."""
+    header = text.splitlines()[0] if text else ""
+    return next((mark for mark in ";\t" if {ID, EDITED} <= set(header.replace('"', "").split(mark))), ",")
 
 
 def edits_csv(edits: Mapping[str, Edit]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def test_of_rows_whose_system_is_open_a_plan_counts_those_that_may_come(tmp_path
     sft, rl = planned_omissions(settings, BOTH)
     assert sft.startswith("WARNING: sft: ")
     assert "of 15 rows left out: no token of their answer is within 300 tokens; raise sft.max_length" in sft
-    assert "of 15 rows left out: their prompts are longer than 300 tokens; raise rl.max_prompt_length" in rl
+    assert "of 15 rows left out: their prompts are longer than 300 tokens (the longest: " in rl
     assert "the vote decides" in sft
     assert planned_omissions(settings, ("sft",)) == [sft]
     assert planned_omissions(settings, ("evaluate",)) == []
@@ -50,16 +51,19 @@ def test_rows_whose_system_is_known_are_counted_where_they_belong(tmp_path) -> N
     settings = config(tmp_path, data, *limits, "data.heldout=0")
     with pytest.raises(BadInputError, match=r"rl\.max_prompt_length is 300, and the prompts of all 6 rows") as refused:
         planned_omissions(settings, BOTH)
-    assert "raise it to " in str(refused.value)
-    enough = str(refused.value).partition("raise it to ")[2].split()[0]
+    enough = re.search(r"are longer: \d+ to (\d+) tokens", str(refused.value))[1]
     settings = config(tmp_path, data, *limits[1:], f"rl.max_prompt_length={enough}", "data.heldout=0")
     assert planned_omissions(settings, BOTH) == []
     assert planned_omissions(settings, ("sft",)) == []
 
 
-@pytest.mark.parametrize(("heldout", "told"), [(5, True), (6, False)])
-def test_so_few_held_out_rows_that_the_gate_can_call_nothing_better_are_told(tmp_path, heldout, told) -> None:
-    settings = config(tmp_path, rows(16, 0), f"data.heldout={heldout}")
+@pytest.mark.parametrize(
+    ("heldout", "confidence", "told"), [(5, 0.95, True), (6, 0.95, False), (4, 0.8, False), (7, 0.99, True)]
+)
+def test_so_few_held_out_rows_that_the_gate_can_call_nothing_better_are_told(
+    tmp_path, heldout, confidence, told
+) -> None:
+    settings = config(tmp_path, rows(16, 0), f"data.heldout={heldout}", f"gate.confidence={confidence}")
     found = [line for line in planned_omissions(settings, (*BOTH, "gate")) if "held-out rows can be judged" in line]
     assert len(found) == told
     assert planned_omissions(settings, BOTH) == []

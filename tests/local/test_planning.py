@@ -187,6 +187,17 @@ def test_the_term_of_the_weights_is_what_torch_holds(kind, tmp_path) -> None:
 def test_a_stage_is_reported_with_its_terms_and_the_card_that_holds_it(tmp_path) -> None:
     lines = [str(line) for line in plan_run(load_config(preset="tiny"), tmp_path, until=None, fresh=False).lines]
     assert next(line for line in lines if line.startswith("memory, GB")).endswith("fits one T4")
+
+
+def test_a_plan_that_ends_before_rl_says_nothing_of_its_memory(tmp_path) -> None:
+    def said(until):
+        lines = plan_run(load_config(preset="tiny"), tmp_path, until=until, fresh=False).lines
+        return [
+            stage for stage in ("rl", "sft") if any(f"{stage}: " in str(line) and "fits" in str(line) for line in lines)
+        ]
+
+    assert said(None) == ["rl", "sft"]
+    assert said("sft") == ["sft"]
     one = StageMemory(14_000_000_000, 400_000_000, 400_000_000, activations=3_000_000_000, kv_cache=4_000_000_000)
     assert one.total_bytes == 14_000_000_000 + 800_000_000 + 4_000_000_000 + one.context
     assert (

@@ -21,6 +21,13 @@ def test_other_columns_and_empty_edits_are_left_out() -> None:
     assert parse_edits(edits_csv(edits).encode(), "f.csv") == edits
 
 
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_edits_that_a_spreadsheet_parted_otherwise_are_read(mark) -> None:
+    rows = [("example_id", "question", "edited"), ("r1", '"Which, or what?"', "system1"), ("r2", "x", "")]
+    text = "\ufeff" + "".join(mark.join(row) + "\r\n" for row in rows)
+    assert parse_edits(text.encode(), "f.csv") == {"r1": "system1"}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
