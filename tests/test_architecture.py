@@ -304,6 +304,7 @@ def test_a_page_is_made_without_what_reads_rows_or_loads_models() -> None:
 def test_a_wrong_setting_is_refused_before_anything_else_is_imported(command: str) -> None:
     modules = imported_by(A_COMMAND, command, "--preset", "tiny", "--set", "rl.wrong=1")
     assert "pydantic" in packages(modules) <= SETTINGS_PACKAGES
+    assert not modules & {"lorapar.store", "lorapar.records", "lorapar.cli.ask"}
 
 
 def test_the_help_of_the_command_imports_no_settings() -> None:

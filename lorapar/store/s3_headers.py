@@ -17,8 +17,8 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from lorapar.errors import BadInputError
 
-_ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
-_ACLS = ("bucket-owner-full-control",)
+ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
+ACLS = ("bucket-owner-full-control",)
 ENCRYPTION, KMS_KEY, BUCKET_KEY = "LORAPAR_S3_ENCRYPTION", "LORAPAR_S3_KMS_KEY_ID", "LORAPAR_S3_BUCKET_KEY"
 REQUESTER_PAYS, ACL = "LORAPAR_S3_REQUESTER_PAYS", "LORAPAR_S3_ACL"
 OWNER, STORAGE_CLASS, TAGS = "LORAPAR_S3_EXPECTED_OWNER", "LORAPAR_S3_STORAGE_CLASS", "LORAPAR_S3_TAGS"
@@ -62,13 +62,13 @@ def in_variable(value: Any) -> str:
 
 def parameters() -> dict[str, Any]:
     """The parameters of requests, by boto3's names. Raises BadInputError naming the variable."""
-    encryption = _one_of(ENCRYPTION, _ENCRYPTIONS)
+    encryption = _one_of(ENCRYPTION, ENCRYPTIONS)
     found = {
         "ServerSideEncryption": encryption,
         "SSEKMSKeyId": os.environ.get(KMS_KEY),
         "BucketKeyEnabled": _yes(BUCKET_KEY) or None,
         "RequestPayer": "requester" if _yes(REQUESTER_PAYS) else None,
-        "ACL": _one_of(ACL, _ACLS),
+        "ACL": _one_of(ACL, ACLS),
         "ExpectedBucketOwner": _matching(OWNER, r"\d{12}", "the 12 digits of an AWS account"),
         "StorageClass": _storage_class(),
         "Tagging": _tags(),

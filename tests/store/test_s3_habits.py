@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import time
+from typing import get_args
 
 import pytest
 from typer.testing import CliRunner
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 from lorapar.cli import app
 from lorapar.cli.base import settings_of
 from lorapar.config import DataConfig
+from lorapar.config.store import Acl, Encryption
 from lorapar.data import load_data
 from lorapar.data.bucket import bucket_files
 from lorapar.doctor import examine_store
@@ -419,3 +421,9 @@ def test_doctor_needs_a_list(server):
     (found,) = examine_store("s3://runs/x")
     assert (found.missing, found.exit_code) == (True, ExitCode.UNREACHABLE)
     assert "s3:ListBucket" in found.advice
+
+
+def test_settings_and_variables_take_the_same_values() -> None:
+    """Settings spell them out, as importing the store takes time that a mistake in a setting need not wait for."""
+    assert get_args(Encryption) == s3_headers.ENCRYPTIONS
+    assert get_args(Acl) == s3_headers.ACLS
