@@ -69,6 +69,13 @@ def test_every_number_format_can_be_asked(dtype, quantization) -> None:
             assert fewest_rows(model, autocast=autocast) in (None, 1, 2)
 
 
+@pytest.mark.parametrize(("dtype", "fewest"), [("float32", 1), ("bfloat16", 2)])
+def test_in_a_narrow_format_no_row_stays_alone(dtype, fewest, monkeypatch) -> None:
+    """By itself it is no product of matrices, and is summed up in another order: the trial has two rows at least."""
+    monkeypatch.setattr("lorapar.basemodel.ended_rows.products_go_by_row", lambda model: True)
+    assert fewest_rows(load_model(ModelConfig(name="builtin:tiny", dtype=dtype)), autocast=False) == fewest
+
+
 def test_a_layer_is_asked_in_the_number_format_it_holds() -> None:
     formats = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     asked: list[torch.dtype] = []
